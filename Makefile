@@ -1,0 +1,77 @@
+# Branchpoint: everything a person or CI runs. `make help` lists it.
+SHELL := /bin/sh
+GO ?= go
+export CGO_ENABLED := 0
+export GOFLAGS := -buildvcs=false
+GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.9.2
+STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0
+FUZZTIME ?= 30s
+SCENARIO ?=
+# Making the deployed Debian and attaching real DHCP servers to the laboratory's switch need root.
+AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
+SCENARIOS := $(GO) test $(if $(AS_ROOT),-exec $(AS_ROOT)) -count=1 -v ./qemu-tests
+
+.PHONY: help run test image e2e e2e-all bench soak lint fuzz setup program os unit scenarios clean
+
+help:
+	@echo 'make run                 build everything, start central and an appliance, deploy a machine, show where it runs'
+	@echo 'make test                linters, unit tests and the short list of scenarios (under 30 minutes on 2 cores)'
+	@echo 'make image               build/branchpoint.img'
+	@echo 'make e2e SCENARIO=NAME   one scenario; make e2e-all: all of them'
+	@echo 'make bench               benchmarks'
+	@echo 'make soak                every scenario and a long fuzz run'
+	@echo 'make lint, make fuzz     linters; each fuzz target for FUZZTIME ($(FUZZTIME))'
+
+setup:
+	@sh ./setup.sh
+
+program:
+	@mkdir -p build/bin
+	$(GO) build -trimpath -ldflags '-s -w' -o build/bin/branchpoint ./appliance/cmd/branchpoint
+
+image: setup program
+	$(GO) run ./initramfs/cmd/mklayers
+	$(GO) run ./appliance/image/cmd/mkimage
+
+# The Debian that the scenarios deploy.
+os: setup
+	$(GO) build -trimpath -o build/bin/osimage ./qemu-tests/osimage
+	$(AS_ROOT) build/bin/osimage -o build/os
+
+lint:
+	@out=$$(git ls-files '*.go' | xargs $(GOFUMPT) -l) && if [ -n "$$out" ]; then echo "not formatted by gofumpt:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	$(GO) test -count=1 -run 'TestImportArrows|TestForbidden' ./provisioning
+
+unit:
+	$(GO) test -p 2 -timeout 10m $$($(GO) list ./... | grep -v '/qemu-tests$$')
+
+scenarios: image os
+	$(SCENARIOS) -timeout 40m -run '^TestScenario$$' -args -scenarios=short
+
+test: setup lint image os unit scenarios
+
+e2e: image os
+	@test -n "$(SCENARIO)" || { echo 'say which: make e2e SCENARIO=deploy-bios-dhcp'; exit 2; }
+	$(SCENARIOS) -timeout 40m -run '^TestScenario$$/^$(SCENARIO)$$' -args -scenarios=all
+
+e2e-all: image os
+	$(SCENARIOS) -timeout 120m -run '^TestScenario$$' -args -scenarios=all
+
+run: image os
+	$(SCENARIOS) -timeout 0 -run '^TestRun$$' -args -demo
+
+bench: setup
+	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v '/qemu-tests')
+
+fuzz:
+	@set -e; for f in $$(git grep -lE '^func Fuzz' -- '*_test.go'); do \
+		for n in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
+			echo "fuzz $$n in $$(dirname $$f)"; $(GO) test -run '^$$' -fuzz "^$$n$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done
+
+soak: e2e-all
+	$(MAKE) fuzz FUZZTIME=5m
+
+clean:
+	rm -rf build

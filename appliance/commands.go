@@ -1,0 +1,72 @@
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"branchpoint/appliance/screen"
+)
+
+// commands are what a person can type at the console.
+func (a *appliance) commands() []screen.Command {
+	return []screen.Command{
+		{Name: "status", Help: "show everything again", Run: func(_ context.Context, _ []string, out io.Writer) error {
+			_, err := io.WriteString(out, a.screen.Text())
+			return err
+		}},
+		{Name: "disks", Help: "list the disks and what they hold", Run: func(_ context.Context, _ []string, out io.Writer) error {
+			a.mu.Lock()
+			disks, data := slices.Clone(a.disks), a.data
+			a.mu.Unlock() // before anything is written: a terminal may take its time
+			for i := range disks {
+				c := &disks[i]
+				what := c.Holds
+				switch {
+				case c.Medium:
+					what = "the medium this appliance was started from"
+				case c.Path == data || c.Ours:
+					what = "the data disk"
+				case c.Err != "":
+					what = c.Err
+				case c.Blank:
+					what = "nothing"
+				}
+				fmt.Fprintf(out, "  %s: %s\n", c.name(), what)
+			}
+			if len(disks) == 0 {
+				fmt.Fprintln(out, "  no disk was found")
+			}
+			return nil
+		}},
+		{Name: "log", Help: "show the end of the log", Run: func(_ context.Context, _ []string, out io.Writer) error {
+			b, err := os.ReadFile(LogPath)
+			if err != nil {
+				return err
+			}
+			_, err = out.Write(b[max(0, len(b)-shownLog):])
+			return err
+		}},
+		{Name: "restart", Help: "restart this appliance", Run: func(context.Context, []string, io.Writer) error {
+			return power(unix.LINUX_REBOOT_CMD_RESTART)
+		}},
+		{Name: "shutdown", Help: "switch this appliance off", Run: func(context.Context, []string, io.Writer) error {
+			return power(unix.LINUX_REBOOT_CMD_POWER_OFF)
+		}},
+	}
+}
+
+// shownLog is how much of the log's end is shown, in bytes: about a screen.
+const shownLog = 3000
+
+// power ends the machine. The data disk is made read-only first, so that nothing is lost in its cache.
+func power(cmd int) error {
+	unix.Sync()
+	// Fails where files are still open for writing; they are synced, and ext4's journal does the rest.
+	_ = unix.Mount("", dataDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	return unix.Reboot(cmd)
+}

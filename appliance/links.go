@@ -1,0 +1,253 @@
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"branchpoint/appliance/screen"
+	"branchpoint/initramfs/network"
+	"branchpoint/provisioning"
+	"branchpoint/services/pxe"
+)
+
+// retryNetwork is the pause before an interface that failed is tried again: a cable may be plugged in at any time.
+const retryNetwork = 5 * time.Second
+
+// links are the appliance's network interfaces, as far as they have addresses.
+type links struct {
+	a     *appliance
+	sleep func(context.Context, time.Duration) error
+
+	mu      sync.Mutex
+	state   map[string]linkState // by what site.yaml calls the interface
+	order   []string
+	changed chan struct{} // closed and replaced when an interface's state changes
+}
+
+// linkState is one interface's.
+type linkState struct {
+	status network.Status
+	serves bool
+	err    error
+	up     bool
+}
+
+func newLinks(a *appliance) *links {
+	return &links{a: a, sleep: pause, state: map[string]linkState{}, changed: make(chan struct{})}
+}
+
+// startNetwork configures every interface that site.yaml names, or every one there is by DHCP, each by itself and again
+// until it works. It returns at once.
+func (a *appliance) startNetwork(ctx context.Context, configured []provisioning.ApplianceInterface) *links {
+	l := newLinks(a)
+	if len(configured) == 0 {
+		go l.discover(ctx, network.Links, l.start)
+	}
+	for _, c := range configured {
+		l.start(ctx, c)
+	}
+	return l
+}
+
+// start begins to configure one interface.
+func (l *links) start(ctx context.Context, c provisioning.ApplianceInterface) {
+	name := c.Name + string(c.MAC)
+	l.mu.Lock()
+	l.order = append(l.order, name)
+	l.mu.Unlock()
+	l.set(name, linkState{serves: c.Serves()})
+	go l.keep(ctx, name, c)
+}
+
+// discover starts every interface there is, and those that appear later: a driver may take its time, and cards behind USB
+// are plugged in at any time.
+func (l *links) discover(ctx context.Context, find func() ([]network.Link, error), start func(context.Context, provisioning.ApplianceInterface)) {
+	started := map[string]bool{}
+	for {
+		found, err := find()
+		for _, f := range found {
+			if !started[f.Name] {
+				started[f.Name] = true
+				start(ctx, provisioning.ApplianceInterface{Name: f.Name, DHCP: true})
+			}
+		}
+		switch {
+		case len(started) > 0: // they say themselves how they are
+		case err != nil:
+			l.a.screen.Set(topicNetwork, problem(err))
+		default:
+			l.a.screen.Set(topicNetwork, l.a.noNetwork())
+		}
+		if l.sleep(ctx, retryNetwork) != nil {
+			return
+		}
+	}
+}
+
+// noNetwork says that there is no network card, or which cards have no driver.
+func (a *appliance) noNetwork() screen.Item {
+	it := screen.Item{State: screen.Problem, Text: "no network card was found", Next: "Add a wired network card."}
+	cards, err := network.Undriven("/sys")
+	if err != nil || len(cards) == 0 {
+		return it
+	}
+	ids := make([]string, len(cards))
+	for i, c := range cards {
+		ids[i] = c.String()
+	}
+	it.Text = "no driver for the network cards with the PCI ids " + strings.Join(ids, ", ")
+	it.Next = "Use another network card, or report these ids."
+	return it
+}
+
+// keep configures one interface, again until it works.
+func (l *links) keep(ctx context.Context, name string, c provisioning.ApplianceInterface) {
+	config, err := networkConfig(c)
+	if err != nil {
+		l.set(name, linkState{err: err})
+		return
+	}
+	config.Changed = func(s network.Status) { l.set(name, linkState{status: s, serves: c.Serves(), up: s.Address.IsValid()}) }
+	for {
+		status, err := network.Configure(ctx, config, l.a.Log)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			l.set(name, linkState{status: status, serves: c.Serves(), up: true})
+			return
+		}
+		l.set(name, linkState{serves: c.Serves(), err: err})
+		if l.sleep(ctx, retryNetwork) != nil {
+			return
+		}
+	}
+}
+
+// networkConfig turns site.yaml's words, which were validated, into the network package's.
+func networkConfig(c provisioning.ApplianceInterface) (network.Config, error) {
+	out := network.Config{Interface: c.Name + string(c.MAC), VLAN: c.VLAN, DHCP: c.DHCP, Hostname: "branchpoint"}
+	var err error
+	if c.Address != "" {
+		if out.Address, err = netip.ParsePrefix(c.Address); err != nil {
+			return out, fmt.Errorf("network interface %s: %w", out.Interface, err)
+		}
+	}
+	if c.Gateway != "" {
+		if out.Gateway, err = netip.ParseAddr(c.Gateway); err != nil {
+			return out, fmt.Errorf("network interface %s: %w", out.Interface, err)
+		}
+	}
+	for _, d := range c.DNS {
+		addr, err := netip.ParseAddr(d)
+		if err != nil {
+			return out, fmt.Errorf("network interface %s: %w", out.Interface, err)
+		}
+		out.DNS = append(out.DNS, addr)
+	}
+	return out, nil
+}
+
+func (l *links) set(name string, s linkState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state[name] = s
+	close(l.changed)
+	l.changed = make(chan struct{})
+	it := screen.Item{State: screen.OK}
+	var lines []string
+	for _, n := range l.order {
+		s, ok := l.state[n]
+		switch {
+		case !ok:
+		case s.err != nil:
+			it.State, it.Next = screen.Problem, "Check the cable and the network settings in site.yaml; it is tried again by itself."
+			lines = append(lines, fmt.Sprintf("%s: %v", n, s.err))
+		case !s.up:
+			if it.State == screen.OK {
+				it.State = screen.Busy
+			}
+			lines = append(lines, n+": waiting for an address")
+		default:
+			line := fmt.Sprintf("%s %s", s.status.Interface, s.status.Address)
+			if !s.serves {
+				line += ", clients are not served here"
+			}
+			lines = append(lines, line)
+		}
+	}
+	it.Text = strings.Join(lines, "\n")
+	l.a.screen.Set(topicNetwork, it)
+}
+
+// serving lists the interfaces that have an address and may serve, narrowed to the given names unless there are none. The
+// channel is closed when that may have changed.
+func (l *links) serving(names []string) ([]pxe.Interface, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []pxe.Interface
+	for _, n := range l.order {
+		s := l.state[n]
+		if s.up && s.serves && (len(names) == 0 || slices.Contains(names, s.status.Interface)) {
+			out = append(out, pxe.Interface{Name: s.status.Interface, Prefix: s.status.Address})
+		}
+	}
+	return out, l.changed
+}
+
+// onServing calls serve with the interfaces that serve clients, as soon as there is one, and anew whenever one of them
+// comes, goes or has another address: what listens on an address that is gone is deaf. Meanwhile there is none, waiting is
+// called. It ends with ctx, or as serve ends where nothing has changed.
+func (l *links) onServing(ctx context.Context, names []string, waiting func(), serve func(context.Context, []pxe.Interface) error) error {
+	for {
+		serving, changed := l.serving(names)
+		if len(serving) == 0 {
+			waiting()
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		err, again := l.whileServing(ctx, names, serving, serve)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !again {
+			return err
+		}
+	}
+}
+
+// whileServing calls serve and ends its context when the interfaces are no longer the given ones; again is true then.
+func (l *links) whileServing(ctx context.Context, names []string, serving []pxe.Interface, serve func(context.Context, []pxe.Interface) error) (err error, again bool) {
+	work, stop := context.WithCancel(ctx)
+	watched := make(chan bool, 1)
+	defer func() {
+		stop()
+		again = <-watched
+	}()
+	go func() {
+		defer stop()
+		for {
+			now, changed := l.serving(names)
+			if !slices.Equal(now, serving) {
+				watched <- true
+				return
+			}
+			select {
+			case <-changed:
+			case <-work.Done():
+				watched <- false
+				return
+			}
+		}
+	}()
+	return serve(work, serving), false
+}

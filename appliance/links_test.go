@@ -1,0 +1,166 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"branchpoint/appliance/screen"
+	"branchpoint/initramfs/network"
+	"branchpoint/provisioning"
+	"branchpoint/services/pxe"
+)
+
+func testLinks(names ...string) *links {
+	l := newLinks(&appliance{screen: screen.New("", nil, nil, nil)})
+	l.order = names
+	return l
+}
+
+// lease sets an interface's address; "" is none.
+func (l *links) lease(name, address string, serves bool) {
+	s := linkState{status: network.Status{Interface: name}, serves: serves}
+	if address != "" {
+		s.up, s.status.Address = true, netip.MustParsePrefix(address)
+	}
+	l.set(name, s)
+}
+
+// call is one call of what serves.
+type call struct {
+	ctx context.Context
+	on  []pxe.Interface
+	end chan error
+}
+
+// next waits for something that must come.
+func next[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s did not come", what)
+		panic("unreachable")
+	}
+}
+
+func TestServingFollowsTheInterfaces(t *testing.T) {
+	l := testLinks("eth0", "eth1", "wan")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	waiting, calls, ended := make(chan bool, 1), make(chan call), make(chan error, 1)
+	go func() {
+		ended <- l.onServing(ctx, nil, func() { waiting <- true }, func(ctx context.Context, on []pxe.Interface) error {
+			c := call{ctx, on, make(chan error)}
+			calls <- c
+			select {
+			case err := <-c.end:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	addresses := func(c call) (out []string) {
+		for _, i := range c.on {
+			out = append(out, i.Name+" "+i.Prefix.String())
+		}
+		return out
+	}
+	expect := func(want ...string) call {
+		t.Helper()
+		c := next(t, calls, "serving")
+		if got := addresses(c); !slices.Equal(got, want) {
+			t.Fatalf("serves on %q, want %q", got, want)
+		}
+		return c
+	}
+	next(t, waiting, "waiting for an interface")
+	l.lease("wan", "203.0.113.5/24", false)
+	next(t, waiting, "waiting for an interface that serves")
+	l.lease("eth0", "192.0.2.10/24", true)
+	first := expect("eth0 192.0.2.10/24")
+
+	l.lease("wan", "203.0.113.6/24", false) // clients are not served there
+	l.lease("eth0", "192.0.2.10/24", true)  // renewed, and the same
+	if first.ctx.Err() != nil {
+		t.Error("what serves was ended by a change that is none to it")
+	}
+	l.lease("eth0", "192.0.2.77/24", true)
+	second := expect("eth0 192.0.2.77/24")
+	if first.ctx.Err() == nil {
+		t.Error("what serves on the old address goes on")
+	}
+	l.lease("eth1", "198.51.100.1/24", true)
+	third := expect("eth0 192.0.2.77/24", "eth1 198.51.100.1/24")
+	if second.ctx.Err() == nil {
+		t.Error("what serves on one interface goes on beside its successor")
+	}
+	l.lease("eth1", "", true)
+	l.lease("eth0", "", true)
+	for third.ctx.Err() == nil {
+		<-third.ctx.Done()
+	}
+	// Depending on which change was seen, eth0 may have been served alone in between.
+	for waited := false; !waited; {
+		select {
+		case <-waiting:
+			waited = true
+		case <-calls:
+		case <-time.After(10 * time.Second):
+			t.Fatal("it does not wait for an interface again")
+		}
+	}
+	l.lease("eth0", "192.0.2.10/24", true)
+	last := expect("eth0 192.0.2.10/24")
+	broken := errors.New("broken")
+	last.end <- broken
+	if err := next(t, ended, "the end"); !errors.Is(err, broken) {
+		t.Errorf("ended with %v, want what serving ended with", err)
+	}
+}
+
+func TestServingEndsWithItsContext(t *testing.T) {
+	l := testLinks("eth0", "eth1")
+	l.lease("eth0", "192.0.2.10/24", true)
+	ctx, cancel := context.WithCancel(t.Context())
+	waiting, ended := make(chan bool, 1), make(chan error, 1)
+	go func() {
+		ended <- l.onServing(ctx, []string{"eth1"}, func() { waiting <- true }, func(context.Context, []pxe.Interface) error {
+			t.Error("served on an interface that the role does not name")
+			return nil
+		})
+	}()
+	next(t, waiting, "waiting for eth1")
+	cancel()
+	if err := next(t, ended, "the end"); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestDiscoverStartsCardsThatAppearLater(t *testing.T) {
+	pauses := 0
+	l := testLinks()
+	l.sleep = func(ctx context.Context, _ time.Duration) error {
+		if pauses++; pauses > 3 {
+			return context.Canceled
+		}
+		return ctx.Err()
+	}
+	var started []string
+	l.discover(t.Context(), func() ([]network.Link, error) {
+		return []network.Link{{Name: "eth0"}, {Name: "usb0"}}[:max(pauses-1, 0)], nil
+	}, func(_ context.Context, c provisioning.ApplianceInterface) {
+		if !c.DHCP {
+			t.Errorf("%s is not configured by DHCP", c.Name)
+		}
+		started = append(started, c.Name)
+	})
+	if !slices.Equal(started, []string{"eth0", "usb0"}) {
+		t.Errorf("started %q, want each card once, as it appeared", started)
+	}
+}

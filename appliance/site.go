@@ -1,0 +1,341 @@
+package appliance
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"branchpoint/appliance/screen"
+	"branchpoint/provisioning"
+	"branchpoint/services/branch"
+	centralclient "branchpoint/services/central/client"
+	"branchpoint/services/content"
+	contentclient "branchpoint/services/content/client"
+	"branchpoint/services/pxe"
+	"branchpoint/services/store"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// agentPort is the TCP port of the agents' HTTPS.
+const agentPort = 443
+
+// site is what runs once the appliance knows its site and has its data disk.
+type site struct {
+	*appliance
+	settings provisioning.Appliance
+	links    *links
+	branch   *branch.Branch
+	central  *centralclient.Branch
+	db       *store.Store
+	content  *content.Store
+
+	mu        sync.Mutex
+	installed map[provisioning.SHA256]bool // manifests whose content is here, whole
+	pxeReady  bool
+	serving   [2]uint64 // epoch and number of the snapshot for which "serving" was told
+}
+
+// centralSide is the branch's view of central's client.
+type centralSide struct{ *centralclient.Branch }
+
+func (c centralSide) Enrol(ctx context.Context, token string, csr []byte) (branch.Enrolment, error) {
+	e, err := c.Branch.Enrol(ctx, token, csr)
+	return branch.Enrolment{Certificate: e.Certificate, SnapshotKey: e.SnapshotKey}, err
+}
+
+// runSite runs the site's roles until ctx ends or what they stand on fails.
+func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance, l *links) error {
+	db, err := store.Open(ctx, filepath.Join(dataDir, "branch.db"))
+	if err != nil {
+		return fmt.Errorf("open the branch's database: %w", err)
+	}
+	defer db.Close()
+	packages, err := content.Open(filepath.Join(dataDir, "content"), a.Log)
+	if err != nil {
+		return fmt.Errorf("open the content on the data disk: %w", err)
+	}
+	defer packages.Close()
+	s := &site{appliance: a, settings: settings, links: l, db: db, content: packages, installed: map[provisioning.SHA256]bool{}}
+	var br *branch.Branch
+	s.central = centralclient.NewBranch(centralclient.BranchConfig{
+		Address: settings.Central.Address, CASHA256: settings.Central.CASHA256, Now: a.Now,
+		Certificate: func() (tls.Certificate, error) { return br.ClientCertificate() },
+	})
+	br, err = branch.New(ctx, branch.Config{
+		Site: settings.Site, CentralCA: settings.Central.CASHA256, Store: db, Central: centralSide{s.central}, Installed: s.isInstalled,
+		AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader,
+	})
+	if err != nil {
+		return err
+	}
+	s.branch = br
+	if err := s.enrol(ctx); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	for topic, role := range map[string]func(context.Context) error{
+		topicCentral: s.follow, "Status": br.Deliver, topicContent: s.syncContent, topicPXE: s.servePXE, topicAgents: s.serveAgents,
+	} {
+		wg.Go(func() { supervise(ctx, a.Log, a.screen, topic, role) })
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+// enrol repeats the enrolment until it succeeds.
+func (s *site) enrol(ctx context.Context) error {
+	for !s.branch.Enrolled() {
+		s.screen.Set(topicCentral, screen.Item{State: screen.Busy, Text: "enrolling at " + s.settings.Central.Address})
+		err := s.branch.Enrol(ctx, s.settings.Central.EnrolmentToken)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.Log.Warn("enrolment failed and is tried again", "error", err)
+		s.screen.Set(topicCentral, problem(err))
+		if err := pause(ctx, 5*time.Second); err != nil {
+			return err
+		}
+	}
+	s.screen.Set(topicCentral, screen.Item{State: screen.OK, Text: "enrolled at " + s.settings.Central.Address + " as site " + s.settings.Site})
+	return nil
+}
+
+// follow keeps the snapshot in step and shows which one is in force.
+func (s *site) follow(ctx context.Context) error {
+	show, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		for {
+			snapshot, changed := s.branch.Snapshot()
+			if snapshot != nil {
+				s.screen.Set(topicCentral, screen.Item{State: screen.OK, Text: fmt.Sprintf("%s, configuration %d.%d of %s: %s, %s",
+					s.settings.Central.Address, snapshot.Epoch, snapshot.Number, snapshot.IssuedAt.UTC().Format("2006-01-02 15:04 MST"),
+					plural(len(snapshot.Computers), "computer"), plural(len(snapshot.Advertisements), "advertisement"))})
+				s.tellServing()
+			}
+			select {
+			case <-changed:
+			case <-show.Done():
+				return
+			}
+		}
+	}()
+	return s.branch.Follow(ctx)
+}
+
+func (s *site) isInstalled(ref provisioning.ContentRef) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.installed[ref.Manifest]
+}
+
+// syncContent fetches what the snapshot in force needs, again whenever it changes.
+func (s *site) syncContent(ctx context.Context) error {
+	upstream := contentclient.New(s.central.URL(), s.central.HTTP())
+	for {
+		snapshot, changed := s.branch.Snapshot()
+		if snapshot != nil && snapshot.Site.Spec.DistributionPoint != nil {
+			if err := s.syncSnapshot(ctx, upstream, snapshot, changed); err != nil {
+				return err
+			}
+			s.tellServing()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// syncSnapshot fetches the content of one snapshot; it stops early, without an error, when another is in force.
+func (s *site) syncSnapshot(ctx context.Context, upstream *contentclient.Client, snapshot *provisioning.Snapshot, changed <-chan struct{}) error {
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-changed:
+			stop()
+		case <-work.Done():
+		}
+	}()
+	for _, ref := range snapshot.Content {
+		if s.isInstalled(ref) {
+			continue
+		}
+		name := fmt.Sprintf("%s version %d", ref.Package, ref.Version)
+		if err := s.syncPackage(work, upstream, ref, name); err != nil {
+			if ctx.Err() == nil && work.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("copy package %s: %w", name, err)
+		}
+		s.mu.Lock()
+		s.installed[ref.Manifest] = true
+		s.mu.Unlock()
+		s.Log.Info("content installed", "package", ref.Package, "version", ref.Version)
+		s.emit("content-installed", map[string]any{"package": ref.Package, "version": ref.Version, "bytes": ref.Size})
+	}
+	s.screen.Set(topicContent, screen.Item{State: screen.OK, Text: plural(len(snapshot.Content), "package") + " here"})
+	return nil
+}
+
+// noServing is what a role that serves clients shows while no interface can serve them.
+func noServing() screen.Item {
+	return screen.Item{State: screen.Busy, Text: "waiting for a network interface that serves clients", Next: "Connect a network card whose settings let clients be served."}
+}
+
+// serveAgents serves the agents' interface and their content on every serving interface.
+func (s *site) serveAgents(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("/content/v1/", content.NewReadHandler(s.content, s.branch.AuthorizeContent, nil))
+	mux.Handle("/", s.branch.Handler())
+	return s.links.onServing(ctx, nil, func() { s.screen.Set(topicAgents, noServing()) }, func(ctx context.Context, serving []pxe.Interface) error {
+		return s.serveAgentsOn(ctx, mux, serving)
+	})
+}
+
+// serveAgentsOn listens on the given interfaces until ctx ends or one fails. Every port is closed when it returns.
+func (s *site) serveAgentsOn(ctx context.Context, handler http.Handler, serving []pxe.Interface) error {
+	g, ctx := errgroup.WithContext(ctx)
+	var addrs []string
+	for _, i := range serving {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp4", net.JoinHostPort(i.Prefix.Addr().String(), strconv.Itoa(agentPort)))
+		if err != nil {
+			// Through the group, so that those that listen already end and are waited for.
+			g.Go(func() error { return fmt.Errorf("listen for agents: %w", err) })
+			break
+		}
+		addrs = append(addrs, l.Addr().String())
+		g.Go(func() error { return s.branch.ServeAgents(ctx, l, handler) })
+	}
+	if len(addrs) == len(serving) {
+		s.screen.Set(topicAgents, screen.Item{State: screen.OK, Text: "served on " + strings.Join(addrs, ", ")})
+	}
+	return g.Wait()
+}
+
+// servePXE runs the PXE service point as the snapshot in force says, and anew when that changes.
+func (s *site) servePXE(ctx context.Context) error {
+	for {
+		snapshot, changed := s.branch.Snapshot()
+		if snapshot == nil || snapshot.Site.Spec.PXE == nil {
+			text := "off"
+			if snapshot == nil {
+				text = "waiting for the configuration from central"
+			}
+			s.screen.Set(topicPXE, screen.Item{State: screen.OK, Text: text})
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if err := s.pxeRole(ctx, snapshot.Site.Spec.PXE); err != nil {
+			return err
+		}
+	}
+}
+
+// pxeRole runs the service point on every interface that the role names until the role changes (nil) or it fails.
+func (s *site) pxeRole(ctx context.Context, role *provisioning.PXERole) error {
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	go s.untilRoleChanges(work, role, stop)
+	err := s.links.onServing(work, role.Interfaces, func() { s.screen.Set(topicPXE, noServing()) }, func(ctx context.Context, serving []pxe.Interface) error {
+		return s.runPXE(ctx, role, serving)
+	})
+	if ctx.Err() == nil && work.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// runPXE runs the service point on the given interfaces until ctx ends or it fails.
+func (s *site) runPXE(ctx context.Context, role *provisioning.PXERole, serving []pxe.Interface) error {
+	service, err := pxe.New(pxe.Config{
+		Interfaces: serving, Mode: role.Mode, Pool: role.DHCP, ResponseDelay: time.Duration(role.ResponseDelaySeconds) * time.Second,
+	}, pxe.Deps{
+		Policy: s.branch, Boots: s.branch, Files: os.DirFS(bootDir), Leases: s.db.Leases(), Log: s.Log, Now: s.Now, Rand: rand.Reader,
+	})
+	if err != nil {
+		return err
+	}
+	work, stop := context.WithCancel(ctx)
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		select {
+		case <-service.Ready():
+			names := make([]string, len(serving))
+			for i, in := range serving {
+				names[i] = in.Name + " " + in.Prefix.String()
+			}
+			s.screen.Set(topicPXE, screen.Item{State: screen.OK, Text: fmt.Sprintf("mode %s on %s", role.Mode, strings.Join(names, ", "))})
+			s.mu.Lock()
+			s.pxeReady = true
+			s.mu.Unlock()
+			s.tellServing()
+		case <-work.Done():
+		}
+	}()
+	err = service.Run(work)
+	stop()
+	<-shown // so that it does not say "ready" after the end
+	s.mu.Lock()
+	s.pxeReady = false
+	s.mu.Unlock()
+	return err
+}
+
+// untilRoleChanges calls stop when a snapshot says something else about the role.
+func (s *site) untilRoleChanges(ctx context.Context, role *provisioning.PXERole, stop func()) {
+	for {
+		snapshot, changed := s.branch.Snapshot()
+		if !reflect.DeepEqual(snapshot.Site.Spec.PXE, role) {
+			stop()
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// tellServing emits, once for each snapshot, that everything in it is served.
+func (s *site) tellServing() {
+	snapshot, _ := s.branch.Snapshot()
+	if snapshot == nil {
+		return
+	}
+	for _, ref := range snapshot.Content {
+		if !s.isInstalled(ref) {
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if number := [2]uint64{snapshot.Epoch, snapshot.Number}; !s.pxeReady || s.serving == number {
+		return
+	}
+	s.serving = [2]uint64{snapshot.Epoch, snapshot.Number}
+	s.emit("serving", map[string]any{"epoch": snapshot.Epoch, "number": snapshot.Number})
+}

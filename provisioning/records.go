@@ -1,0 +1,51 @@
+package provisioning
+
+import "time"
+
+// Document is a configuration document as central keeps it.
+type Document struct {
+	Kind Kind   `json:"kind"`
+	Name string `json:"name"`
+	// Revision counts the document's versions from 1.
+	Revision int64 `json:"revision"`
+	// Text is the document in its one canonical encoding, YAML (Object.Encode).
+	Text string `json:"text"`
+}
+
+// Key returns the document's key.
+func (d *Document) Key() Key { return Key{d.Kind, d.Name} }
+
+// SiteSnapshot is the newest snapshot of one site as central keeps it.
+type SiteSnapshot struct {
+	Site string
+	// Epoch and Number are those of Signed; zero as long as the site never had a snapshot.
+	Epoch, Number uint64
+	// Core is the sum of what the snapshot says, without number and time: as long as it stays, so does the number.
+	Core SHA256
+	// Signed is the snapshot as it travels.
+	Signed SignedSnapshot
+	// Problem says why the site's present configuration could not be made into a snapshot; empty where it could.
+	Problem string
+}
+
+// EnrolmentToken is an enrolment token as central keeps it: never the token itself.
+type EnrolmentToken struct {
+	// Hash is the sum of the token.
+	Hash SHA256
+	// Site is the only site it is good for.
+	Site      string
+	CreatedAt time.Time
+	ExpiresAt time.Time
+	// Key is the sum of the public key (PKIX, DER) that used the token, empty as long as nobody did. Certificate is what
+	// it was given (DER): whoever asks again with the same key gets the same answer.
+	Key         SHA256
+	Certificate []byte
+}
+
+// StatusFilter chooses status messages. Empty fields choose all.
+type StatusFilter struct {
+	Computer string
+	Run      string
+	// Runs bounds the answer to the newest runs; 0 means 100.
+	Runs int
+}

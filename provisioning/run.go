@@ -1,0 +1,113 @@
+package provisioning
+
+import "time"
+
+// RunState is how far a run of a task sequence has come.
+type RunState string
+
+// The states of a run.
+const (
+	// RunStarted: the agent has fetched its policy.
+	RunStarted RunState = "started"
+	// RunSucceeded and RunFailed are final.
+	RunSucceeded RunState = "succeeded"
+	RunFailed    RunState = "failed"
+)
+
+// Run is one run of an advertised task sequence on one computer, as the branch remembers it.
+type Run struct {
+	// ID is random, 32 hexadecimal digits.
+	ID            string   `json:"id"`
+	Computer      string   `json:"computer"`
+	Advertisement string   `json:"advertisement"`
+	TaskSequence  string   `json:"taskSequence"`
+	State         RunState `json:"state"`
+	// Spent is set when the first destructive step begins: from then on "once" is used up (FEATURES F11).
+	Spent     bool      `json:"spent"`
+	StartedAt time.Time `json:"startedAt"`
+	UpdatedAt time.Time `json:"updatedAt"`
+}
+
+// Status message codes, numbered as the field's classic products number them, so that existing reports and habits hold.
+const (
+	StatusPolicyReceived  = 10002 // the agent has its task sequence
+	StatusSequenceStarted = 11140 // the task sequence started
+	StatusStepStarted     = 11133 // a step started; our own number, the classic products report only its end
+	StatusStepDone        = 11134 // a step was done
+	StatusStepFailed      = 11135 // a step failed
+	StatusRestart         = 11142 // the computer restarts
+	StatusSequenceDone    = 11143 // the task sequence succeeded
+	StatusSequenceFailed  = 11141 // the task sequence failed
+)
+
+// StatusMessage is one thing that happened in a run, reported by the agent, kept by branch and central.
+type StatusMessage struct {
+	// ID is random, 32 hexadecimal digits, made by the reporter: a message that arrives twice counts once.
+	ID string `json:"id"`
+	// Site and Computer say where; Run which run.
+	Site          string `json:"site"`
+	Computer      string `json:"computer"`
+	Run           string `json:"run"`
+	Advertisement string `json:"advertisement"`
+	TaskSequence  string `json:"taskSequence"`
+	// Time is the reporter's clock, UTC; Sequence orders messages of one run, from 1.
+	Time     time.Time `json:"time"`
+	Sequence int       `json:"sequence"`
+	// Code is one of the Status constants.
+	Code int `json:"code"`
+	// Step is the step's position from 1, Title its name, Action its kind; zero where the message is not about a step.
+	Step   int    `json:"step,omitempty"`
+	Title  string `json:"title,omitempty"`
+	Action string `json:"action,omitempty"`
+	// ExitCode is a step's exit code; 0 is success.
+	ExitCode int `json:"exitCode"`
+	// Text is for people. Output is the last output of a command, at most MaxStatusOutput bytes.
+	Text   string `json:"text"`
+	Output string `json:"output,omitempty"`
+}
+
+// MaxStatusOutput bounds a status message's Output in bytes.
+const MaxStatusOutput = 4096
+
+// Validate checks a status message that came over the network: bounded fields, known shape.
+func (m *StatusMessage) Validate() error {
+	switch {
+	case !ValidID(m.ID) || !ValidID(m.Run):
+		return Errorf(CodeInvalid, "", "a status message's id or run is malformed")
+	case len(m.Output) > MaxStatusOutput || len(m.Text) > MaxStatusOutput || len(m.Title) > 256 || len(m.Action) > 64:
+		return Errorf(CodeInvalid, "", "status message %s is longer than allowed", m.ID)
+	case m.Code < 10000 || m.Code > 99999 || m.Step < 0 || m.Sequence < 1:
+		return Errorf(CodeInvalid, "", "status message %s has a code, step or sequence out of range", m.ID)
+	}
+	for _, n := range []string{m.Site, m.Computer, m.Advertisement, m.TaskSequence} {
+		if err := checkName(n); err != nil {
+			return Errorf(CodeInvalid, "", "status message %s: %w", m.ID, err)
+		}
+	}
+	return nil
+}
+
+// ValidID reports whether s is 32 lower-case hexadecimal digits.
+func ValidID(s string) bool {
+	if len(s) != 32 {
+		return false
+	}
+	for _, c := range s {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// Assignment is what a branch gives an agent to do: one run, with everything it needs.
+type Assignment struct {
+	Run      Run          `json:"run"`
+	Site     string       `json:"site"`
+	Computer Computer     `json:"computer"`
+	Sequence TaskSequence `json:"sequence"`
+	// Content maps the names of the operating system images in the sequence to their content.
+	Content map[string]ContentRef `json:"content"`
+	// NextStatus is the Sequence number of the run's next status message.
+	NextStatus int `json:"nextStatus"`
+}

@@ -1,0 +1,269 @@
+// Package branch is a branch's side of the central site, and the side of the branch that agents speak with. It enrols
+// the branch, holds its signed snapshot, decides what machines get by it, gives agents their assignments, and keeps
+// what they report until central has it. It works from what it last had when central is out of reach.
+package branch
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"branchpoint/provisioning"
+	"branchpoint/provisioning/policy"
+)
+
+// Store keeps what must survive a restart of the appliance. Every method is one transaction.
+type Store interface {
+	// LoadIdentity returns nil if there is none.
+	LoadIdentity(ctx context.Context) ([]byte, error)
+	SaveIdentity(ctx context.Context, b []byte) error
+	// LoadSnapshot returns nil if there is none.
+	LoadSnapshot(ctx context.Context) (*provisioning.SignedSnapshot, error)
+	SaveSnapshot(ctx context.Context, s *provisioning.SignedSnapshot) error
+	Runs(ctx context.Context) ([]provisioning.Run, error)
+	// Record stores a run and messages about it together. Messages it has are left as they are.
+	Record(ctx context.Context, run provisioning.Run, messages []provisioning.StatusMessage) error
+	// RunMessages returns a run's messages in the order of their Sequence.
+	RunMessages(ctx context.Context, run string) ([]provisioning.StatusMessage, error)
+	// Undelivered returns the oldest messages central has not acknowledged.
+	Undelivered(ctx context.Context, limit int) ([]provisioning.StatusMessage, error)
+	MarkDelivered(ctx context.Context, ids []string) error
+}
+
+// Central is what a branch asks of the central site.
+type Central interface {
+	// Enrol exchanges an enrolment token and a PEM certificate request for a certificate.
+	Enrol(ctx context.Context, token string, csr []byte) (Enrolment, error)
+	// Snapshot waits up to wait for a snapshot newer than the given number and returns nil if there is none.
+	Snapshot(ctx context.Context, epoch, number uint64, wait time.Duration) (*provisioning.SignedSnapshot, error)
+	// Report delivers status messages; what was delivered before does no harm.
+	Report(ctx context.Context, messages []provisioning.StatusMessage) error
+}
+
+// Enrolment is central's answer to an enrolment.
+type Enrolment struct {
+	// Certificate is the branch's certificate with its chain, PEM.
+	Certificate []byte
+	// SnapshotKey verifies snapshots.
+	SnapshotKey ed25519.PublicKey
+}
+
+// Config is what a Branch is made of.
+type Config struct {
+	// Site is the site code.
+	Site string
+	// CentralCA is the sum of central's CA that site.yaml names: who enrolled at another central does not serve for this one.
+	CentralCA provisioning.SHA256
+	Store     Store
+	Central   Central
+	// Installed reports whether a content package is on the distribution point, whole and verified.
+	Installed func(provisioning.ContentRef) bool
+	// AgentPort is the TCP port of the agents' HTTPS, for the URL told to them.
+	AgentPort int
+	Log       *slog.Logger
+	Now       func() time.Time
+	// Rand is the source of secrets, crypto/rand.Reader.
+	Rand io.Reader
+}
+
+// Branch is one site's state and decisions. Its methods may be called from many goroutines.
+type Branch struct {
+	cfg      Config
+	identity atomic.Pointer[identity]
+	secrets  *secrets
+
+	mu       sync.Mutex
+	snapshot *provisioning.Snapshot
+	runs     []provisioning.Run
+	changed  chan struct{} // closed and replaced when a new snapshot is in force
+	reported chan struct{} // has a value when messages wait for delivery
+}
+
+// New loads what the store has. It does not speak with central yet.
+func New(ctx context.Context, cfg Config) (*Branch, error) {
+	b := &Branch{cfg: cfg, changed: make(chan struct{}), reported: make(chan struct{}, 1)}
+	id, err := loadIdentity(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	b.identity.Store(id)
+	b.secrets = &secrets{rand: cfg.Rand, issued: map[[32]byte]issued{}}
+	if b.runs, err = cfg.Store.Runs(ctx); err != nil {
+		return nil, fmt.Errorf("load the history of runs: %w", err)
+	}
+	signed, err := cfg.Store.LoadSnapshot(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("load the site's snapshot: %w", err)
+	}
+	if signed != nil && b.identity.Load().Enrolled() {
+		// Verified again: the data disk is not the place that trust comes from.
+		s, err := signed.Open(b.identity.Load().SnapshotKey)
+		if err == nil && s.Site.Name != cfg.Site {
+			err = provisioning.Errorf(provisioning.CodeForbidden, "", "it is site %s's", s.Site.Name)
+		}
+		if err != nil {
+			// The branch is silent until central has sent it again; to end here would keep it from asking.
+			cfg.Log.Error("the site's stored snapshot is not used", "error", err)
+		} else {
+			b.snapshot = s
+		}
+	}
+	b.reported <- struct{}{}
+	return b, nil
+}
+
+// Snapshot returns the snapshot in force, nil if there is none, and a channel that is closed when it is replaced.
+func (b *Branch) Snapshot() (*provisioning.Snapshot, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.snapshot, b.changed
+}
+
+// Decide says what a machine gets. It is silent where the content of what it would get is not all here: a boot that
+// cannot end is worse than none.
+func (b *Branch) Decide(_ context.Context, m provisioning.Machine) policy.Decision {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.decide(m)
+}
+
+func (b *Branch) decide(m provisioning.Machine) policy.Decision {
+	d := policy.Decide(b.snapshot, m, b.runs, b.cfg.Now())
+	if d.Action != policy.Boot {
+		return d
+	}
+	if b.snapshot.Site.Spec.DistributionPoint == nil {
+		d.Action = policy.Silent
+		d.Reasons = append(d.Reasons, policy.Reason{Rule: "role", Text: "the distribution point of site " + b.cfg.Site + " is off"})
+		return d
+	}
+	for _, c := range sequenceContent(b.snapshot, d.TaskSequence) {
+		if !b.cfg.Installed(c) {
+			d.Action = policy.Silent
+			d.Reasons = append(d.Reasons, policy.Reason{
+				Rule: ruleContent,
+				Text: fmt.Sprintf("package %s version %d, which task sequence %s needs, is not here in full yet", c.Package, c.Version, d.TaskSequence),
+			})
+			return d
+		}
+	}
+	return d
+}
+
+// ruleContent is the rule by which a machine waits for what is not here yet.
+const ruleContent = "content"
+
+// sequenceContent maps the images that a sequence applies to their content.
+func sequenceContent(s *provisioning.Snapshot, sequence string) map[string]provisioning.ContentRef {
+	out := map[string]provisioning.ContentRef{}
+	if ts := s.TaskSequence(sequence); ts != nil {
+		for _, st := range ts.Spec.Steps {
+			if a := st.ApplyOperatingSystemImage; a != nil {
+				if c := s.ImageContent(a.Image); c != nil {
+					out[a.Image] = *c
+				}
+			}
+		}
+	}
+	return out
+}
+
+// apply puts a snapshot in force if it is for this site and newer than the one that is.
+func (b *Branch) apply(ctx context.Context, signed *provisioning.SignedSnapshot) error {
+	s, err := signed.Open(b.identity.Load().SnapshotKey)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case s.Site.Name != b.cfg.Site:
+		return provisioning.Errorf(provisioning.CodeForbidden, "", "central sent a snapshot of site %s to site %s", s.Site.Name, b.cfg.Site)
+	case !s.Newer(b.snapshot):
+		return provisioning.Errorf(provisioning.CodeConflict, "", "central sent snapshot %d.%d, which is not newer than %d.%d",
+			s.Epoch, s.Number, b.snapshot.Epoch, b.snapshot.Number)
+	}
+	if err := b.cfg.Store.SaveSnapshot(ctx, signed); err != nil {
+		return fmt.Errorf("store snapshot %d.%d: %w", s.Epoch, s.Number, err)
+	}
+	b.snapshot = s
+	close(b.changed)
+	b.changed = make(chan struct{})
+	b.cfg.Log.Info("snapshot in force", "epoch", s.Epoch, "number", s.Number, "computers", len(s.Computers), "advertisements", len(s.Advertisements))
+	return nil
+}
+
+// record stores messages with what they change about their run, then lets the outbox go on.
+func (b *Branch) record(ctx context.Context, computer string, messages []provisioning.StatusMessage) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	byRun := map[string][]provisioning.StatusMessage{}
+	var order []string
+	for _, m := range messages {
+		if err := m.Validate(); err != nil {
+			return err
+		}
+		if m.Site != b.cfg.Site || m.Computer != computer {
+			return provisioning.Errorf(provisioning.CodeForbidden, "", "status message %s is about another computer", m.ID)
+		}
+		if byRun[m.Run] == nil {
+			order = append(order, m.Run)
+		}
+		byRun[m.Run] = append(byRun[m.Run], m)
+	}
+	for _, id := range order {
+		i := slices.IndexFunc(b.runs, func(r provisioning.Run) bool { return r.ID == id && r.Computer == computer })
+		if i < 0 {
+			return provisioning.Errorf(provisioning.CodeNotFound, "", "there is no run %s of %s at this branch", id, computer)
+		}
+		run := b.runs[i]
+		for _, m := range byRun[id] {
+			advance(&run, m, b.cfg.Now())
+		}
+		if err := b.cfg.Store.Record(ctx, run, byRun[id]); err != nil {
+			return fmt.Errorf("store status of run %s: %w", id, err)
+		}
+		b.runs[i] = run
+	}
+	select {
+	case b.reported <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// advance is what a status message changes about its run. A final state is never left: messages may arrive twice.
+func advance(run *provisioning.Run, m provisioning.StatusMessage, now time.Time) {
+	run.UpdatedAt = now.UTC()
+	if m.Code == provisioning.StatusStepStarted && destructive(m.Action) {
+		run.Spent = true
+	}
+	if run.State != provisioning.RunStarted {
+		return
+	}
+	switch m.Code {
+	case provisioning.StatusSequenceDone:
+		run.State = provisioning.RunSucceeded
+	case provisioning.StatusSequenceFailed:
+		run.State = provisioning.RunFailed
+	}
+}
+
+// destructive reports whether a step of that action overwrites disks.
+func destructive(action string) bool {
+	for _, s := range []provisioning.Step{
+		{PartitionDisk: &provisioning.PartitionDisk{}},
+		{ApplyOperatingSystemImage: &provisioning.ApplyOperatingSystemImage{}},
+	} {
+		if s.Action() == action {
+			return s.Destructive()
+		}
+	}
+	return false
+}

@@ -1,0 +1,94 @@
+package branch
+
+import (
+	"context"
+	"time"
+
+	"branchpoint/provisioning"
+)
+
+// pollWait is how long central holds a long poll, and the upper bound of the pause after a failure.
+const pollWait = 50 * time.Second
+
+// reportBatch is how many status messages travel at once.
+const reportBatch = 200
+
+// Follow keeps the snapshot in step with central until ctx ends: a long poll that is repeated at once, and with growing
+// pauses while central is out of reach.
+func (b *Branch) Follow(ctx context.Context) error {
+	pause := backoff{}
+	for ctx.Err() == nil {
+		var epoch, number uint64
+		if s, _ := b.Snapshot(); s != nil {
+			epoch, number = s.Epoch, s.Number
+		}
+		signed, err := b.cfg.Central.Snapshot(ctx, epoch, number, pollWait)
+		if err == nil && signed != nil {
+			err = b.apply(ctx, signed)
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				b.cfg.Log.Warn("cannot follow central; the site goes on with what it has", "error", err)
+			}
+			pause.wait(ctx)
+			continue
+		}
+		pause.reset()
+	}
+	return ctx.Err()
+}
+
+// Deliver sends queued status messages to central until ctx ends. A message leaves the queue when central has
+// acknowledged it; one that arrives twice counts once there.
+func (b *Branch) Deliver(ctx context.Context) error {
+	pause := backoff{}
+	for {
+		messages, err := b.cfg.Store.Undelivered(ctx, reportBatch)
+		if err == nil && len(messages) == 0 {
+			select {
+			case <-b.reported:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if err == nil {
+			err = b.cfg.Central.Report(ctx, messages)
+		}
+		if err == nil {
+			err = b.cfg.Store.MarkDelivered(ctx, ids(messages))
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			b.cfg.Log.Warn("status messages wait for central", "error", err)
+			pause.wait(ctx)
+			continue
+		}
+		pause.reset()
+	}
+}
+
+func ids(messages []provisioning.StatusMessage) []string {
+	out := make([]string, len(messages))
+	for i := range messages {
+		out[i] = messages[i].ID
+	}
+	return out
+}
+
+// backoff waits longer after each failure in a row: 1 s to pollWait, doubling.
+type backoff struct{ next time.Duration }
+
+func (p *backoff) reset() { p.next = 0 }
+
+func (p *backoff) wait(ctx context.Context) {
+	p.next = min(max(p.next*2, time.Second), pollWait)
+	t := time.NewTimer(p.next)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,181 @@
+// Package central is the central site: it keeps the configuration, enrols branches, makes each site's signed snapshot,
+// and gathers status. Who may ask for what: docs/threat-model.md.
+package central
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"branchpoint/provisioning"
+)
+
+// Store keeps what must survive a restart. Every method is one transaction; services/store implements it.
+type Store interface {
+	// Setting fails with CodeNotFound if the setting was never set.
+	Setting(ctx context.Context, name string) ([]byte, error)
+	// CreateSettings stores all, or fails with CodeConflict if one of them exists.
+	CreateSettings(ctx context.Context, values map[string][]byte) error
+	PutSetting(ctx context.Context, name string, value []byte) error
+	// Documents returns the documents in force, by kind and name.
+	Documents(ctx context.Context) ([]provisioning.Document, error)
+	// UpdateDocuments stores what decide makes of the documents in force; nothing happens between.
+	UpdateDocuments(ctx context.Context, at time.Time, decide func(stored []provisioning.Document) ([]provisioning.Document, error)) error
+	// SiteSnapshot fails with CodeNotFound if the site never had a snapshot.
+	SiteSnapshot(ctx context.Context, site string) (*provisioning.SiteSnapshot, error)
+	// PublishSnapshots stores what decide makes of the documents in force and the present snapshots, by site.
+	PublishSnapshots(ctx context.Context, decide func([]provisioning.Document, map[string]provisioning.SiteSnapshot) ([]provisioning.SiteSnapshot, error)) error
+	CreateEnrolmentToken(ctx context.Context, t provisioning.EnrolmentToken) error
+	// UseEnrolmentToken stores what decide sets; it fails with CodeNotFound if there is no such token.
+	UseEnrolmentToken(ctx context.Context, hash provisioning.SHA256, decide func(*provisioning.EnrolmentToken) error) error
+	// AppendStatus returns how many messages were new.
+	AppendStatus(ctx context.Context, received time.Time, messages []provisioning.StatusMessage) (int, error)
+	Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, error)
+}
+
+// Content is what central asks of the content store.
+type Content interface {
+	// Ref returns a version of a package, 0 the newest. It fails with CodeNotFound if there is none.
+	Ref(ctx context.Context, pkg string, version int) (provisioning.ContentRef, error)
+	// Packages maps each package to its newest version.
+	Packages(ctx context.Context) (map[string]int, error)
+}
+
+// noContent is a content store without packages.
+type noContent struct{}
+
+func (noContent) Ref(_ context.Context, pkg string, _ int) (provisioning.ContentRef, error) {
+	return provisioning.ContentRef{}, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no content package %q", pkg)
+}
+
+func (noContent) Packages(context.Context) (map[string]int, error) { return nil, nil }
+
+// Config is what a Central is made of.
+type Config struct {
+	Store Store
+	// Content may be nil: then there is no package.
+	Content Content
+	// ContentRead answers branches, at and below client.PathContentRead; ContentAdmin administrators, at and below
+	// client.PathContentAdmin. Both may be nil, and are asked only after the caller has been recognised.
+	ContentRead  http.Handler
+	ContentAdmin http.Handler
+	// Key encrypts private keys in the store. It must stay the same as long as the store does.
+	Key Key
+	// Names are the host names and addresses that central's certificate carries beside localhost.
+	Names []string
+	Log   *slog.Logger
+	Now   func() time.Time
+	// Rand is the source of keys and secrets, crypto/rand.Reader.
+	Rand io.Reader
+}
+
+// Central is the central site. Its methods may be called from many goroutines.
+type Central struct {
+	cfg   Config
+	epoch uint64
+	ca    *authority
+	sign  ed25519.PrivateKey
+	// admin is the sum of the administrator's token.
+	admin   provisioning.SHA256
+	decoded decodedDocuments
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced when snapshots may have changed
+	server  *tls.Certificate
+	expires time.Time // when server is replaced
+
+	stop     chan struct{} // closed when long polls are to end
+	stopOnce sync.Once
+}
+
+// Open loads central's identity from the store, or makes it the first time: CA, snapshot signing key, epoch 1. Snapshots
+// are brought up to date, in case the last run ended between an apply and its publication.
+func Open(ctx context.Context, cfg Config) (*Central, error) {
+	if cfg.Content == nil {
+		cfg.Content = noContent{}
+	}
+	c := &Central{cfg: cfg, changed: make(chan struct{}), stop: make(chan struct{})}
+	if err := c.loadIdentity(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.Publish(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// CA is the CA certificate, PEM.
+func (c *Central) CA() []byte { return c.ca.pem() }
+
+// CASHA256 is the sum of the CA certificate (DER), to which first contacts are pinned.
+func (c *Central) CASHA256() provisioning.SHA256 { return provisioning.SumSHA256(c.ca.cert.Raw) }
+
+// Limits of the HTTP server, against clients that hold on to connections.
+const (
+	headerTimeout = 15 * time.Second
+	idleTimeout   = 2 * time.Minute
+	shutdownTime  = 10 * time.Second
+)
+
+// Serve answers on l until ctx ends, then lets requests under way end. It is called once.
+func (c *Central) Serve(ctx context.Context, l net.Listener) error {
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	srv := &http.Server{
+		Handler:           c.Handler(),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ErrorLog:          slog.NewLogLogger(c.cfg.Log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(tls.NewListener(l, c.TLS())) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve central: %w", err)
+	case <-ctx.Done():
+	}
+	c.stopOnce.Do(func() { close(c.stop) })
+	stop, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancelStop()
+	go func() {
+		// Long polls end at once, other requests get half of the time.
+		t := time.NewTimer(shutdownTime / 2)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			cancel()
+		case <-stop.Done():
+		}
+	}()
+	if err := srv.Shutdown(stop); err != nil {
+		return errors.Join(fmt.Errorf("shut central down: %w", err), srv.Close())
+	}
+	return nil
+}
+
+// TLS is the configuration of central's listener: TLS 1.3, sites show a certificate of central's CA, others none.
+func (c *Central) TLS() *tls.Config {
+	pool := x509.NewCertPool()
+	pool.AddCert(c.ca.cert)
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		ClientAuth: tls.VerifyClientCertIfGiven,
+		ClientCAs:  pool,
+		Time:       c.cfg.Now,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return c.serverCertificate()
+		},
+	}
+}

@@ -1,0 +1,120 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+
+	"branchpoint/provisioning"
+)
+
+// AdminFile is what an administrator's command line needs to reach central. It holds a secret.
+type AdminFile struct {
+	// Address is central's "host:port".
+	Address string `json:"address"`
+	// CA is central's CA certificate, PEM.
+	CA string `json:"ca"`
+	// Token is the administrator's.
+	Token string `json:"token"`
+}
+
+// ReadAdminFile reads the file that central writes to its data folder.
+func ReadAdminFile(path string) (AdminFile, error) {
+	const next = "Central writes it to its data folder as admin.json: name it with --admin FILE or BRANCHPOINT_ADMIN."
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return AdminFile{}, provisioning.Errorf(provisioning.CodeNotFound, next, "there is no administrator's file %s", path)
+	}
+	if err != nil {
+		return AdminFile{}, provisioning.Errorf(provisioning.CodeForbidden, next, "read the administrator's file: %w", err)
+	}
+	var f AdminFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return AdminFile{}, provisioning.Errorf(provisioning.CodeInvalid, next, "read the administrator's file %s: %w", path, err)
+	}
+	if f.Address == "" || f.CA == "" || f.Token == "" {
+		return AdminFile{}, provisioning.Errorf(provisioning.CodeInvalid, next, "the administrator's file %s is incomplete", path)
+	}
+	return f, nil
+}
+
+// Admin speaks with central for an administrator.
+type Admin struct {
+	base string
+	http *http.Client
+}
+
+// NewAdmin makes an administrator's client. It does not contact central yet.
+func NewAdmin(f AdminFile, now func() time.Time) (*Admin, error) {
+	p, _ := pem.Decode([]byte(f.CA))
+	if p == nil || p.Type != "CERTIFICATE" {
+		return nil, provisioning.Errorf(provisioning.CodeInvalid, "Take the file from central's data folder again.", "the administrator's file holds no CA certificate")
+	}
+	c := newHTTP(pinnedTLS(provisioning.SumSHA256(p.Bytes), now))
+	c.Transport = authorized{c.Transport, f.Token}
+	return &Admin{base: "https://" + f.Address, http: c}, nil
+}
+
+// authorized adds the administrator's token to every request.
+type authorized struct {
+	next  http.RoundTripper
+	token string
+}
+
+func (a authorized) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+a.token)
+	return a.next.RoundTrip(r)
+}
+
+// HTTP is the authorised client, and URL central's base URL: content is managed with them.
+func (a *Admin) HTTP() *http.Client { return a.http }
+
+// URL is central's base URL, without a slash at its end.
+func (a *Admin) URL() string { return a.base }
+
+// Apply puts configuration in force, all of it or nothing. Faults come back as provisioning.Problems.
+func (a *Admin) Apply(ctx context.Context, files []provisioning.File) (ApplyResult, error) {
+	var r ApplyResult
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathApply, ApplyRequest{Files: files}, &r)
+	return r, err
+}
+
+// Documents returns the documents in force of that kind, and of that name if it is not empty; "" is every kind.
+func (a *Admin) Documents(ctx context.Context, kind provisioning.Kind, name string) ([]provisioning.Document, error) {
+	var d []provisioning.Document
+	q := url.Values{"kind": {string(kind)}, "name": {name}}
+	_, err := call(ctx, a.http, http.MethodGet, a.base+PathDocuments+"?"+q.Encode(), nil, &d)
+	return d, err
+}
+
+// CreateToken makes an enrolment token for a site.
+func (a *Admin) CreateToken(ctx context.Context, site string, valid time.Duration) (Token, error) {
+	var t Token
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathTokens, TokenRequest{Site: site, ValidSeconds: int64(valid / time.Second)}, &t)
+	return t, err
+}
+
+// Status returns reports of the runs that f chooses, newest first.
+func (a *Admin) Status(ctx context.Context, f provisioning.StatusFilter) (StatusReport, error) {
+	var r StatusReport
+	q := url.Values{"computer": {f.Computer}, "run": {f.Run}, "runs": {strconv.Itoa(f.Runs)}}
+	if _, err := call(ctx, a.http, http.MethodGet, a.base+PathStatus+"?"+q.Encode(), nil, &r); err != nil {
+		return r, fmt.Errorf("read status: %w", err)
+	}
+	return r, nil
+}
+
+// Sites says where every site stands.
+func (a *Admin) Sites(ctx context.Context) ([]SiteState, error) {
+	var s []SiteState
+	_, err := call(ctx, a.http, http.MethodGet, a.base+PathSites, nil, &s)
+	return s, err
+}

@@ -1,0 +1,115 @@
+// Package client is what others know of the central site: appliances enrol, follow their snapshot and report status;
+// administrators apply configuration and read status. services/central is the other end and uses the same types.
+package client
+
+import (
+	"time"
+
+	"branchpoint/provisioning"
+)
+
+// Paths of central's interfaces. Those below /v1 want an administrator's token, those below /branch/v1 and /content/v1 a
+// site's certificate; PathEnrol wants an enrolment token instead.
+const (
+	PathApply     = "/v1/apply"
+	PathDocuments = "/v1/documents"
+	PathTokens    = "/v1/enrolment-tokens"
+	PathStatus    = "/v1/status"
+	PathSites     = "/v1/sites"
+
+	PathEnrol          = "/branch/v1/enrol"
+	PathBranchSnapshot = "/branch/v1/snapshot"
+	PathBranchStatus   = "/branch/v1/status"
+
+	// PathContentAdmin and PathContentRead are where services/content is served, with everything below.
+	PathContentAdmin = "/v1/content"
+	PathContentRead  = "/content/v1"
+)
+
+// MaxStatusBatch bounds the messages of one status report.
+const MaxStatusBatch = 1000
+
+// MaxWait bounds a long poll; longer wishes are shortened to it.
+const MaxWait = 60 * time.Second
+
+// MaxApply bounds the texts of one apply together, in bytes.
+const MaxApply = 32 << 20
+
+// ApplyRequest is configuration as a person gave it.
+type ApplyRequest struct {
+	Files []provisioning.File `json:"files"`
+}
+
+// Effect is what an apply did to a document.
+type Effect string
+
+// The effects of an apply.
+const (
+	Created   Effect = "created"
+	Changed   Effect = "changed"
+	Unchanged Effect = "unchanged"
+)
+
+// Applied is one document of an apply.
+type Applied struct {
+	Kind   provisioning.Kind `json:"kind"`
+	Name   string            `json:"name"`
+	Effect Effect            `json:"effect"`
+}
+
+// ApplyResult lists what an apply did, by kind and name.
+type ApplyResult struct {
+	Documents []Applied `json:"documents"`
+}
+
+// TokenRequest asks for an enrolment token.
+type TokenRequest struct {
+	Site string `json:"site"`
+	// ValidSeconds is how long it is good for, 60 seconds to 90 days.
+	ValidSeconds int64 `json:"validSeconds"`
+}
+
+// Token is a new enrolment token; central keeps only its sum.
+type Token struct {
+	Token string `json:"token"`
+	Site  string `json:"site"`
+	// CASHA256 is the sum of central's CA certificate (DER), to which the first contact is pinned.
+	CASHA256  provisioning.SHA256 `json:"caSHA256"`
+	ExpiresAt time.Time           `json:"expiresAt"`
+}
+
+// EnrolRequest exchanges a token for a certificate.
+type EnrolRequest struct {
+	Token string `json:"token"`
+	// CSR is a certificate request, PEM. Only its public key counts.
+	CSR string `json:"csr"`
+}
+
+// Enrolment is the answer to an EnrolRequest.
+type Enrolment struct {
+	// Certificate is the site's certificate and the CA's, PEM.
+	Certificate []byte `json:"certificate"`
+	// SnapshotKey is the ed25519 public key that verifies snapshots.
+	SnapshotKey []byte `json:"snapshotKey"`
+}
+
+// StatusBatch is a status report.
+type StatusBatch struct {
+	Messages []provisioning.StatusMessage `json:"messages"`
+}
+
+// StatusReport answers a status query. Outputs of commands are left out unless a run was named.
+type StatusReport struct {
+	Runs []provisioning.RunReport `json:"runs"`
+	// Time is central's clock, UTC.
+	Time time.Time `json:"time"`
+}
+
+// SiteState is where a site stands at central.
+type SiteState struct {
+	Site   string `json:"site"`
+	Epoch  uint64 `json:"epoch"`
+	Number uint64 `json:"number"`
+	// Problem says why the present configuration could not be made into a snapshot: the site goes on with the last one.
+	Problem string `json:"problem,omitempty"`
+}

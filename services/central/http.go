@@ -1,0 +1,294 @@
+package central
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
+)
+
+// Bounds of request bodies in bytes.
+const (
+	maxEnrol = 64 << 10
+	// maxApplyBody is MaxApply in base 64, with room for names.
+	maxApplyBody = client.MaxApply/3*4 + 4<<20
+	maxToken     = 4 << 10
+	// maxStatus holds MaxStatusBatch messages of the greatest size in the most wasteful JSON.
+	maxStatus = 64 << 20
+	// bodyTimeout is how long a client may take to send a JSON body.
+	bodyTimeout = 2 * time.Minute
+)
+
+// Handler is central's whole HTTP interface.
+func (c *Central) Handler() http.Handler {
+	mux := http.NewServeMux()
+	admin := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, c.adminOnly(h)) }
+	admin("POST "+client.PathApply, c.handleApply)
+	admin("GET "+client.PathDocuments, c.handleDocuments)
+	admin("POST "+client.PathTokens, c.handleToken)
+	admin("GET "+client.PathStatus, c.handleStatus)
+	admin("GET "+client.PathSites, c.handleSites)
+	mux.HandleFunc("POST "+client.PathEnrol, c.handleEnrol)
+	mux.Handle("GET "+client.PathBranchSnapshot, c.siteOnly(c.handleSnapshot))
+	mux.Handle("POST "+client.PathBranchStatus, c.siteOnly(c.handleReport))
+	below := func(path string, h http.Handler) {
+		mux.Handle(path, h)
+		mux.Handle(path+"/", h)
+	}
+	if h := c.cfg.ContentAdmin; h != nil {
+		below(client.PathContentAdmin, c.adminOnly(h.ServeHTTP))
+	}
+	if h := c.cfg.ContentRead; h != nil {
+		below(client.PathContentRead, c.siteOnly(func(w http.ResponseWriter, r *http.Request, _ string) { h.ServeHTTP(w, r) }))
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		c.fail(w, r, provisioning.Errorf(provisioning.CodeNotFound, "", "there is nothing at %s %.128s", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// adminOnly lets requests with the administrator's token through.
+func (c *Central) adminOnly(next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok || !c.AdminToken(token) {
+			c.fail(w, r, provisioning.Errorf(provisioning.CodeUnauthorized, "Take admin.json from central's data folder again.",
+				"the administrator's token is missing or not this central's"))
+			return
+		}
+		next(w, r)
+	})
+}
+
+// siteOnly lets requests with a site's certificate through and says which site it is.
+func (c *Central) siteOnly(next func(w http.ResponseWriter, r *http.Request, site string)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+			c.fail(w, r, provisioning.Errorf(provisioning.CodeUnauthorized, "Enrol the appliance.", "a site's certificate is wanted here"))
+			return
+		}
+		s := r.TLS.VerifiedChains[0][0].Subject
+		if !slices.Contains(s.OrganizationalUnit, siteUnit) || provisioning.CheckName(s.CommonName) != nil {
+			c.fail(w, r, provisioning.Errorf(provisioning.CodeForbidden, "", "the certificate is not a site's"))
+			return
+		}
+		next(w, r, s.CommonName)
+	})
+}
+
+func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+func (c *Central) handleApply(w http.ResponseWriter, r *http.Request) {
+	var in client.ApplyRequest
+	if err := readJSON(w, r, maxApplyBody, &in); err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	out, err := c.Apply(r.Context(), in.Files)
+	c.answer(w, r, out, err)
+}
+
+func (c *Central) handleDocuments(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	kind := provisioning.Kind(q.Get("kind"))
+	if kind != "" && !slices.Contains(provisioning.Kinds, kind) {
+		c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "kind %.64q is unknown", kind))
+		return
+	}
+	docs, err := c.documents(r.Context(), kind, q.Get("name"))
+	c.answer(w, r, docs, err)
+}
+
+// documents returns the documents in force of that kind and name; empty chooses all.
+func (c *Central) documents(ctx context.Context, kind provisioning.Kind, name string) ([]provisioning.Document, error) {
+	all, err := c.cfg.Store.Documents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []provisioning.Document{}
+	for _, d := range all {
+		if (kind == "" || d.Kind == kind) && (name == "" || d.Name == name) {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+func (c *Central) handleToken(w http.ResponseWriter, r *http.Request) {
+	var in client.TokenRequest
+	if err := readJSON(w, r, maxToken, &in); err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	out, err := c.CreateToken(r.Context(), in)
+	c.answer(w, r, out, err)
+}
+
+func (c *Central) handleSites(w http.ResponseWriter, r *http.Request) {
+	docs, err := c.documents(r.Context(), provisioning.KindSite, "")
+	out := []client.SiteState{}
+	for _, d := range docs {
+		state := client.SiteState{Site: d.Name}
+		s, e := c.cfg.Store.SiteSnapshot(r.Context(), d.Name)
+		if e == nil {
+			state.Epoch, state.Number, state.Problem = s.Epoch, s.Number, s.Problem
+		} else if provisioning.CodeOf(e) != provisioning.CodeNotFound {
+			err = errors.Join(err, e)
+		}
+		out = append(out, state)
+	}
+	c.answer(w, r, out, err)
+}
+
+func (c *Central) handleStatus(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	f := provisioning.StatusFilter{Computer: q.Get("computer"), Run: q.Get("run")}
+	if s := q.Get("runs"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 || n > 1000 {
+			c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "runs is %.64q; 1 to 1000 is possible", s))
+			return
+		}
+		f.Runs = n
+	}
+	messages, err := c.cfg.Store.Status(r.Context(), f)
+	if f.Run == "" {
+		for i := range messages {
+			messages[i].Output = ""
+		}
+	}
+	c.answer(w, r, client.StatusReport{Runs: provisioning.Reports(messages), Time: c.cfg.Now().UTC()}, err)
+}
+
+func (c *Central) handleEnrol(w http.ResponseWriter, r *http.Request) {
+	var in client.EnrolRequest
+	if err := readJSON(w, r, maxEnrol, &in); err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	out, err := c.Enrol(r.Context(), in)
+	if err != nil {
+		c.cfg.Log.Warn("refused an enrolment", "from", r.RemoteAddr, "error", err)
+	}
+	c.answer(w, r, out, err)
+}
+
+// handleSnapshot answers with a newer snapshot as soon as there is one, with 204 if there is none in the time the branch
+// is willing to wait.
+func (c *Central) handleSnapshot(w http.ResponseWriter, r *http.Request, site string) {
+	q := r.URL.Query()
+	epoch, err1 := strconv.ParseUint(q.Get("epoch"), 10, 64)
+	number, err2 := strconv.ParseUint(q.Get("number"), 10, 64)
+	wait, err3 := time.ParseDuration(q.Get("wait"))
+	if err := errors.Join(err1, err2, err3); err != nil || wait < 0 {
+		c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "epoch, number and wait are wanted, such as epoch=1&number=7&wait=50s"))
+		return
+	}
+	timer := time.NewTimer(min(wait, client.MaxWait))
+	defer timer.Stop()
+	for {
+		changed := c.changes() // before looking: what changes afterwards is seen
+		s, err := c.newer(r.Context(), site, epoch, number)
+		if err != nil || s != nil {
+			c.answer(w, r, s, err)
+			return
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		case <-c.stop:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func (c *Central) handleReport(w http.ResponseWriter, r *http.Request, site string) {
+	var in client.StatusBatch
+	if err := readJSON(w, r, maxStatus, &in); err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	if len(in.Messages) > client.MaxStatusBatch {
+		c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "%d status messages at once; at most %d are taken", len(in.Messages), client.MaxStatusBatch))
+		return
+	}
+	for i := range in.Messages {
+		if err := in.Messages[i].Validate(); err != nil {
+			c.fail(w, r, err)
+			return
+		}
+		if in.Messages[i].Site != site {
+			c.fail(w, r, provisioning.Errorf(provisioning.CodeForbidden, "", "site %s reports status of site %.64q", site, in.Messages[i].Site))
+			return
+		}
+	}
+	added, err := c.cfg.Store.AppendStatus(r.Context(), c.cfg.Now(), in.Messages)
+	if err == nil && added > 0 {
+		c.cfg.Log.Debug("status", "site", site, "messages", len(in.Messages), "new", added)
+	}
+	c.answer(w, r, struct {
+		New int `json:"new"`
+	}{added}, err)
+}
+
+// readJSON reads a body of at most limit bytes.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	// Not every ResponseWriter has deadlines (tests' have not); the limit holds without.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return provisioning.Errorf(provisioning.CodeInvalid, "", "the request is larger than %d bytes", limit)
+	}
+	if err != nil {
+		return provisioning.Errorf(provisioning.CodeInvalid, "", "read request: %w", err)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return provisioning.Errorf(provisioning.CodeInvalid, "", "the request is not the JSON that is wanted: %w", err)
+	}
+	return nil
+}
+
+// answer sends v, or the error if there is one.
+func (c *Central) answer(w http.ResponseWriter, r *http.Request, v any, err error) {
+	if err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		c.fail(w, r, provisioning.Errorf(provisioning.CodeInternal, "", "encode answer: %w", err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b) // who asked is gone; there is nobody to tell
+}
+
+// fail sends an error. Internal ones are logged, since who asked is not told what they are.
+func (c *Central) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if provisioning.CodeOf(err) == provisioning.CodeInternal && r.Context().Err() == nil {
+		c.cfg.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	d := provisioning.NewProblemDocument(err)
+	b, err := json.Marshal(d)
+	if err != nil {
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", provisioning.ProblemContentType)
+	w.WriteHeader(d.Status)
+	_, _ = w.Write(b)
+}

@@ -1,0 +1,116 @@
+package central
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"branchpoint/provisioning"
+)
+
+// Publish brings every site's snapshot up to date with the configuration and the content, and wakes those who wait for
+// one. A site whose snapshot would say the same keeps it, with its number. It is to be called when content changes.
+func (c *Central) Publish(ctx context.Context) error {
+	err := c.cfg.Store.PublishSnapshots(ctx, func(docs []provisioning.Document, present map[string]provisioning.SiteSnapshot) ([]provisioning.SiteSnapshot, error) {
+		return c.next(ctx, docs, present)
+	})
+	if err != nil {
+		return fmt.Errorf("publish snapshots: %w", err)
+	}
+	c.wake()
+	return nil
+}
+
+// next makes the snapshots that differ from the present ones.
+func (c *Central) next(ctx context.Context, docs []provisioning.Document, present map[string]provisioning.SiteSnapshot) ([]provisioning.SiteSnapshot, error) {
+	catalog, err := c.decoded.catalog(docs)
+	if err != nil {
+		return nil, err
+	}
+	var sites []string
+	for k := range catalog {
+		if k.Kind == provisioning.KindSite {
+			sites = append(sites, k.Name)
+		}
+	}
+	slices.Sort(sites)
+	var out []provisioning.SiteSnapshot
+	for _, site := range sites {
+		old := present[site]
+		next, err := c.resolve(ctx, catalog, site, old)
+		if err != nil {
+			// The site goes on with the last snapshot that could be made; the others must not wait for it.
+			c.cfg.Log.Warn("a site's snapshot cannot be made; it keeps the last one", "site", site, "error", err)
+			next = old
+			next.Site, next.Problem = site, err.Error()
+		}
+		if next.Core != old.Core || next.Epoch != old.Epoch || next.Problem != old.Problem {
+			out = append(out, next)
+		}
+	}
+	return out, nil
+}
+
+// resolve makes a site's snapshot, or returns old, without its problem, if it would say the same.
+func (c *Central) resolve(ctx context.Context, catalog provisioning.Catalog, site string, old provisioning.SiteSnapshot) (provisioning.SiteSnapshot, error) {
+	s, err := catalog.Resolve(site, func(pkg string, version int) (provisioning.ContentRef, error) {
+		return c.cfg.Content.Ref(ctx, pkg, version)
+	})
+	if err != nil {
+		return old, err
+	}
+	core, err := json.Marshal(s) // number, epoch and time are still zero
+	if err != nil {
+		return old, provisioning.Errorf(provisioning.CodeInternal, "", "encode snapshot: %w", err)
+	}
+	sum := provisioning.SumSHA256(core)
+	if old.Core == sum && old.Epoch == c.epoch {
+		old.Problem = ""
+		return old, nil
+	}
+	s.Epoch, s.Number, s.IssuedAt = c.epoch, 1, c.cfg.Now().UTC()
+	if old.Epoch == c.epoch {
+		s.Number = old.Number + 1
+	}
+	signed, err := provisioning.SignSnapshot(s, c.sign)
+	if err != nil {
+		return old, err
+	}
+	c.cfg.Log.Info("new snapshot", "site", site, "epoch", s.Epoch, "number", s.Number, "computers", len(s.Computers), "advertisements", len(s.Advertisements))
+	return provisioning.SiteSnapshot{Site: site, Epoch: s.Epoch, Number: s.Number, Core: sum, Signed: *signed}, nil
+}
+
+// wake lets everybody who waits look again.
+func (c *Central) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// changes returns a channel that is closed at the next wake.
+func (c *Central) changes() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// newer returns a site's snapshot if it comes after the given one, nil if it does not.
+func (c *Central) newer(ctx context.Context, site string, epoch, number uint64) (*provisioning.SignedSnapshot, error) {
+	s, err := c.cfg.Store.SiteSnapshot(ctx, site)
+	if provisioning.CodeOf(err) == provisioning.CodeNotFound {
+		return nil, nil // not described yet, or not without fault: it waits
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.Epoch > epoch || s.Epoch == epoch && s.Number > number {
+		return &s.Signed, nil
+	}
+	if s.Epoch < epoch || s.Number < number {
+		c.cfg.Log.Warn("a site has a newer snapshot than central; was central restored from a backup?", "site", site,
+			"site.epoch", epoch, "site.number", number, "epoch", s.Epoch, "number", s.Number)
+	}
+	return nil, nil
+}

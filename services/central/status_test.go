@@ -1,0 +1,139 @@
+package central_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
+)
+
+const run = "0123456789abcdef0123456789abcdef"
+
+func message(n, code, step int) provisioning.StatusMessage {
+	return provisioning.StatusMessage{
+		ID: fmt.Sprintf("%032x", n), Site: "LON", Computer: "desk-1", Run: run, Advertisement: "rollout", TaskSequence: "install",
+		Time: time.Date(2026, 11, 20, 12, n, 0, 0, time.UTC), Sequence: n, Code: code, Step: step, Title: "A step", Text: "text", Output: "output",
+	}
+}
+
+func TestStatus(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	lon, _ := s.enrol("LON")
+	par, _ := s.enrol("PAR")
+	ctx := t.Context()
+	all := []provisioning.StatusMessage{message(1, provisioning.StatusSequenceStarted, 0), message(2, provisioning.StatusStepStarted, 1), message(3, provisioning.StatusStepDone, 1)}
+	for range 3 { // the answer was lost, twice
+		if err := lon.Report(ctx, all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := s.admin.Status(ctx, provisioning.StatusFilter{})
+	if err != nil || len(r.Runs) != 1 || r.Runs[0].State != provisioning.RunStarted || len(r.Runs[0].Steps) != 1 || r.Runs[0].Steps[0].Output != "" {
+		t.Errorf("%+v %v", r, err)
+	}
+	stored, err := s.store.Status(ctx, provisioning.StatusFilter{})
+	if err != nil || len(stored) != 3 {
+		t.Errorf("%d messages stored: %v", len(stored), err)
+	}
+	r, err = s.admin.Status(ctx, provisioning.StatusFilter{Run: run})
+	if err != nil || len(r.Runs) != 1 || r.Runs[0].Steps[0].Output != "output" {
+		t.Errorf("%+v %v", r, err)
+	}
+	if r, err := s.admin.Status(ctx, provisioning.StatusFilter{Computer: "desk-9"}); err != nil || len(r.Runs) != 0 {
+		t.Errorf("%+v %v", r, err)
+	}
+
+	// Nothing of a batch with a fault is stored.
+	err = par.Report(ctx, all)
+	wantCode(t, err, provisioning.CodeForbidden, "site PAR reports status of site")
+	bad := message(5, provisioning.StatusStepDone, 1)
+	bad.Output = strings.Repeat("x", provisioning.MaxStatusOutput+1)
+	err = lon.Report(ctx, []provisioning.StatusMessage{message(4, provisioning.StatusStepStarted, 2), bad})
+	wantCode(t, err, provisioning.CodeInvalid, "longer than allowed")
+	if stored, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 3 {
+		t.Errorf("%d messages stored: %v", len(stored), err)
+	}
+
+	// A long queue goes in several batches.
+	var many []provisioning.StatusMessage
+	for i := range 2*client.MaxStatusBatch + 1 {
+		many = append(many, message(100+i, provisioning.StatusStepStarted, 1))
+	}
+	if err := lon.Report(ctx, many); err != nil {
+		t.Fatal(err)
+	}
+	if stored, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 3+len(many) {
+		t.Errorf("%d messages stored: %v", len(stored), err)
+	}
+}
+
+// TestHostileBodies sends what no client of ours sends; each is refused with a problem document, and central goes on.
+func TestHostileBodies(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	lon, _ := s.enrol("LON")
+	long := client.StatusBatch{}
+	for i := range client.MaxStatusBatch + 1 {
+		long.Messages = append(long.Messages, message(i+1, provisioning.StatusStepStarted, 1))
+	}
+	batch, err := json.Marshal(long)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		client *http.Client
+		path   string
+		body   io.Reader
+	}{
+		"batch too long":  {lon.HTTP(), client.PathBranchStatus, strings.NewReader(string(batch))},
+		"deep":            {lon.HTTP(), client.PathBranchStatus, strings.NewReader(strings.Repeat("[", 1<<20))},
+		"wrong type":      {lon.HTTP(), client.PathBranchStatus, strings.NewReader(`{"messages":{}}`)},
+		"cut off":         {lon.HTTP(), client.PathBranchStatus, strings.NewReader(`{"messages":[{`)},
+		"huge":            {lon.HTTP(), client.PathBranchStatus, io.LimitReader(zeros{}, 65<<20)},
+		"huge enrolment":  {lon.HTTP(), client.PathEnrol, io.LimitReader(zeros{}, 1<<20)},
+		"apply of text":   {s.admin.HTTP(), client.PathApply, strings.NewReader("kind: Site")},
+		"apply of number": {s.admin.HTTP(), client.PathApply, strings.NewReader("7")},
+		"deep YAML":       {s.admin.HTTP(), client.PathApply, strings.NewReader(`{"files":[{"name":"a","text":"` + strings.Repeat("W1tb", 1<<17) + `"}]}`)},
+		"token":           {s.admin.HTTP(), client.PathTokens, strings.NewReader(`{"site":"LON","validSeconds":9223372036854775807}`)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req, err := http.NewRequestWithContext(t.Context(), "POST", "https://"+s.address+c.path, c.body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := c.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != 400 || resp.Header.Get("Content-Type") != provisioning.ProblemContentType || len(b) > 4096 {
+				t.Errorf("%d %s: %.200s %v", resp.StatusCode, resp.Header.Get("Content-Type"), b, err)
+			}
+		})
+	}
+	if stored, err := s.store.Status(t.Context(), provisioning.StatusFilter{}); err != nil || len(stored) != 0 {
+		t.Errorf("%d messages stored: %v", len(stored), err)
+	}
+	if _, err := s.admin.Sites(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = '0'
+	}
+	return len(b), nil
+}

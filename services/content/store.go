@@ -1,0 +1,390 @@
+// Package content keeps operating systems as chunks: adding them, serving them over HTTP, and bringing them from central
+// to a branch. A store is a directory:
+//
+//	chunks/XXXX/ID.cacnk      a chunk, zstd, named by SHA-512/256 of what it holds (desync's local store)
+//	indexes/SHA256.caibx      which chunks make a file
+//	manifests/SHA256.json     what a package version is (provisioning.Manifest)
+//	packages/NAME/VERSION     the sum of its manifest; written last, so that what stands here is complete
+//	staging/                  what is on its way in; emptied by Open
+//	lock                      held by the program that uses the store
+//
+// What has a name outside of staging was on the disk, whole, before it got that name: a loss of power leaves nothing
+// that looks like more than it is.
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/content/caibx"
+)
+
+// Store is an opened store. It may be used by many goroutines.
+type Store struct {
+	dir  string
+	log  *slog.Logger
+	lock *os.File
+
+	mu      sync.Mutex // packages, uploads and the moving of chunks into the store
+	uploads map[string]*upload
+}
+
+// Open opens the store in dir, which is made if need be, and drops what earlier programs left half-done in it. A store
+// that another program has opened is an error with CodeConflict.
+func Open(dir string, log *slog.Logger) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, storeError(dir, fmt.Errorf("make the content store: %w", err))
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, storeError(dir, fmt.Errorf("lock the content store: %w", err))
+	}
+	s := &Store{dir: dir, log: log, lock: lock, uploads: map[string]*upload{}}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		s.Close()
+		return nil, provisioning.Errorf(provisioning.CodeConflict, "stop the other program, or give it the content by its address", "another program uses the content store %s", dir)
+	}
+	if err := os.RemoveAll(s.path("staging")); err != nil {
+		s.Close()
+		return nil, storeError(dir, fmt.Errorf("clear the content store: %w", err))
+	}
+	for _, d := range []string{"chunks", "indexes", "manifests", "packages", "staging"} {
+		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
+			s.Close()
+			return nil, storeError(dir, fmt.Errorf("make the content store: %w", err))
+		}
+	}
+	return s, nil
+}
+
+// Close lets other programs open the store.
+func (s *Store) Close() { _ = s.lock.Close() }
+
+func (s *Store) path(parts ...string) string {
+	return filepath.Join(append([]string{s.dir}, parts...)...)
+}
+
+func (s *Store) chunkPath(id caibx.ID) string {
+	name := id.String()
+	return s.path("chunks", name[:4], name+".cacnk")
+}
+
+// storeError gives an error of the store's disk its code and next step.
+func storeError(dir string, err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return provisioning.Errorf(provisioning.CodeNoSpace, "make room on the disk that holds "+dir+", then try again; nothing was kept of this try", "the content store is full: %w", err)
+	case errors.Is(err, syscall.EROFS), errors.Is(err, os.ErrPermission):
+		return provisioning.Errorf(provisioning.CodeForbidden, "let this user write to "+dir, "the content store cannot be written: %w", err)
+	}
+	return err
+}
+
+// HasChunk reports whether the store has a chunk.
+func (s *Store) HasChunk(id caibx.ID) bool {
+	_, err := os.Lstat(s.chunkPath(id))
+	return err == nil
+}
+
+// StoredChunk returns a chunk in its stored form, not checked. One that the store does not have is an error with
+// CodeNotFound.
+func (s *Store) StoredChunk(id caibx.ID) ([]byte, error) {
+	b, err := os.ReadFile(s.chunkPath(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no chunk %s", id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read a chunk: %w", err)
+	}
+	return b, nil
+}
+
+// Chunk returns a chunk's uncompressed bytes, checked, in buf if that is large enough.
+func (s *Store) Chunk(k caibx.Chunk, buf []byte) ([]byte, error) {
+	b, err := s.StoredChunk(k.ID)
+	if err != nil {
+		return nil, err
+	}
+	return caibx.Open(k.ID, k.Size, b, buf)
+}
+
+// CheckChunk reads a chunk back and removes it if it is damaged: then the store does not have it, and gets it anew from
+// wherever it gets its chunks. It reports whether the store has it, whole.
+func (s *Store) CheckChunk(id caibx.ID) bool {
+	_, err := s.Chunk(caibx.Chunk{ID: id}, nil)
+	switch {
+	case err == nil:
+		return true
+	case provisioning.CodeOf(err) == provisioning.CodeNotFound:
+		return false
+	}
+	s.log.Error("a chunk is damaged and is removed; check the disk", "chunk", id, "error", err)
+	if err := os.Remove(s.chunkPath(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.log.Error("remove the damaged chunk", "chunk", id, "error", err)
+	}
+	return false
+}
+
+// read reads a file that is named by its sum.
+func (s *Store) read(what string, sum provisioning.SHA256, parts ...string) ([]byte, error) {
+	if !sum.Valid() {
+		return nil, provisioning.Errorf(provisioning.CodeInvalid, "", "a sum is 64 lower-case hexadecimal digits")
+	}
+	b, err := os.ReadFile(s.path(parts...))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no %s %s", what, sum)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s %s: %w", what, sum, err)
+	}
+	if got := provisioning.SumSHA256(b); got != sum {
+		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "check the disk", "%s %s has the sum %s", what, sum, got)
+	}
+	return b, nil
+}
+
+// ManifestBytes returns a manifest's encoding, checked.
+func (s *Store) ManifestBytes(sum provisioning.SHA256) ([]byte, error) {
+	return s.read("manifest", sum, "manifests", string(sum)+".json")
+}
+
+// Manifest returns a manifest.
+func (s *Store) Manifest(sum provisioning.SHA256) (*provisioning.Manifest, error) {
+	b, err := s.ManifestBytes(sum)
+	if err != nil {
+		return nil, err
+	}
+	return provisioning.DecodeManifest(b, sum)
+}
+
+// IndexBytes returns a chunk index's encoding, checked.
+func (s *Store) IndexBytes(sum provisioning.SHA256) ([]byte, error) {
+	return s.read("chunk index", sum, "indexes", string(sum)+".caibx")
+}
+
+// Index returns a chunk index.
+func (s *Store) Index(sum provisioning.SHA256) (*caibx.Index, error) {
+	b, err := s.IndexBytes(sum)
+	if err != nil {
+		return nil, err
+	}
+	return caibx.Decode(b)
+}
+
+// List returns all versions of all packages, by name and version.
+func (s *Store) List() ([]provisioning.ContentRef, error) {
+	names, err := os.ReadDir(s.path("packages"))
+	if err != nil {
+		return nil, fmt.Errorf("list the packages: %w", err)
+	}
+	refs := []provisioning.ContentRef{}
+	for _, n := range names {
+		versions, err := s.versions(n.Name())
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range versions {
+			ref, err := s.Ref(n.Name(), v)
+			if err != nil {
+				return nil, err
+			}
+			refs = append(refs, ref)
+		}
+	}
+	return refs, nil
+}
+
+// versions returns a package's versions, ascending.
+func (s *Store) versions(name string) ([]int, error) {
+	entries, err := os.ReadDir(s.path("packages", name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list the versions of %s: %w", name, err)
+	}
+	var versions []int
+	for _, e := range entries {
+		if v, err := strconv.Atoi(e.Name()); err == nil && v > 0 && strconv.Itoa(v) == e.Name() {
+			versions = append(versions, v)
+		}
+	}
+	slices.Sort(versions)
+	return versions, nil
+}
+
+// Ref returns one version of a package, the newest for 0. One that the store does not have is an error with
+// CodeNotFound.
+func (s *Store) Ref(name string, version int) (provisioning.ContentRef, error) {
+	var ref provisioning.ContentRef
+	if err := provisioning.CheckName(name); err != nil {
+		return ref, err
+	}
+	versions, err := s.versions(name)
+	if err != nil {
+		return ref, err
+	}
+	const next = "see what there is with: branchpoint content list; add it with: branchpoint content add"
+	if len(versions) == 0 {
+		return ref, provisioning.Errorf(provisioning.CodeNotFound, next, "there is no content package %s", name)
+	}
+	if version == 0 {
+		version = versions[len(versions)-1]
+	}
+	if !slices.Contains(versions, version) {
+		return ref, provisioning.Errorf(provisioning.CodeNotFound, next, "content package %s has no version %d; its newest is %d", name, version, versions[len(versions)-1])
+	}
+	b, err := os.ReadFile(s.path("packages", name, strconv.Itoa(version)))
+	if err != nil {
+		return ref, fmt.Errorf("read content package %s version %d: %w", name, version, err)
+	}
+	m, err := s.Manifest(provisioning.SHA256(strings.TrimSpace(string(b))))
+	if err != nil {
+		return ref, fmt.Errorf("content package %s version %d: %w", name, version, err)
+	}
+	return refOf(m), nil
+}
+
+// refOf names the version that a manifest describes.
+func refOf(m *provisioning.Manifest) provisioning.ContentRef {
+	ref := provisioning.ContentRef{Package: m.Package, Version: m.Version, Format: m.Format, Manifest: provisioning.SumSHA256(m.Encode())}
+	for _, f := range m.Files {
+		ref.Size += f.Size
+	}
+	return ref
+}
+
+// Installed reports whether the store has the given version complete: by its name, manifest, indexes and the presence
+// of every chunk. The chunks are not read.
+func (s *Store) Installed(ref provisioning.ContentRef) bool {
+	have, err := s.Ref(ref.Package, max(ref.Version, 1))
+	if err != nil || have.Manifest != ref.Manifest {
+		return false
+	}
+	chunks, err := s.chunksOf(ref.Manifest)
+	if err != nil {
+		return false
+	}
+	for _, k := range chunks {
+		if !s.HasChunk(k.ID) {
+			return false
+		}
+	}
+	return true
+}
+
+// chunksOf returns the chunks of all of a manifest's files, in order.
+func (s *Store) chunksOf(manifest provisioning.SHA256) ([]caibx.Chunk, error) {
+	m, err := s.Manifest(manifest)
+	if err != nil {
+		return nil, err
+	}
+	var chunks []caibx.Chunk
+	for _, f := range m.Files {
+		x, err := s.Index(f.Index)
+		if err != nil {
+			return nil, err
+		}
+		chunks = append(chunks, x.Chunks...)
+	}
+	return chunks, nil
+}
+
+// publish writes manifest and indexes and then names the version, all durably. Chunks must be in place. s.mu is held.
+func (s *Store) publish(m *provisioning.Manifest, indexes map[provisioning.SHA256][]byte) error {
+	for sum, b := range indexes {
+		if err := s.write(b, "indexes", string(sum)+".caibx"); err != nil {
+			return err
+		}
+	}
+	b := m.Encode()
+	sum := provisioning.SumSHA256(b)
+	if err := s.write(b, "manifests", string(sum)+".json"); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.path("packages", m.Package), 0o700); err != nil {
+		return fmt.Errorf("make the package's directory: %w", err)
+	}
+	if err := s.flush(); err != nil { // everything the version's name stands for is on the disk before it
+		return err
+	}
+	if err := s.write([]byte(sum+"\n"), "packages", m.Package, strconv.Itoa(m.Version)); err != nil {
+		return err
+	}
+	return syncDirectory(s.path("packages", m.Package))
+}
+
+// syncDirectory brings the names in a directory onto the disk.
+func syncDirectory(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("write %s out: %w", path, err)
+	}
+	return nil
+}
+
+// write puts a file in its place in one step.
+func (s *Store) write(b []byte, parts ...string) error {
+	if err := renameio.WriteFile(s.path(parts...), b, 0o600, renameio.WithTempDir(s.path("staging"))); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Join(parts...), err)
+	}
+	return nil
+}
+
+// flush brings everything written to the store's file system so far onto the disk. One call for many chunks costs far
+// less than one for each.
+func (s *Store) flush() error {
+	if err := unix.Syncfs(int(s.lock.Fd())); err != nil {
+		return fmt.Errorf("write the content store out: %w", err)
+	}
+	return nil
+}
+
+// place moves chunks from staging files into the store, after they are on the disk. s.mu is held.
+func (s *Store) place(staged map[caibx.ID]string) (placed []caibx.ID, err error) {
+	if err := s.flush(); err != nil {
+		return nil, err
+	}
+	for id, from := range staged {
+		to := s.chunkPath(id)
+		if _, err := os.Lstat(to); err == nil {
+			continue
+		}
+		err := os.Rename(from, to)
+		if errors.Is(err, os.ErrNotExist) {
+			if err = os.Mkdir(filepath.Dir(to), 0o700); err == nil {
+				err = os.Rename(from, to)
+			}
+		}
+		if err != nil {
+			return placed, fmt.Errorf("move a chunk into the store: %w", err)
+		}
+		placed = append(placed, id)
+	}
+	return placed, nil
+}
+
+// Verify reads a version back, whole, and compares it with every sum there is for it. report, which may be nil, is told
+// how far it is.
+func (s *Store) Verify(ctx context.Context, ref provisioning.ContentRef, report func(done, total int64)) error {
+	m, err := s.Manifest(ref.Manifest)
+	if err != nil {
+		return err
+	}
+	return s.verifyFiles(ctx, m, report)
+}

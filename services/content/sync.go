@@ -1,0 +1,240 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/content/caibx"
+	"branchpoint/services/content/client"
+)
+
+// State is how far a package version is on its way to a branch.
+type State string
+
+// The states of a package version at a branch.
+const (
+	StateWaiting   State = "waiting"
+	StateFetching  State = "fetching"
+	StateInstalled State = "installed"
+	StateFailed    State = "failed"
+)
+
+// Status is the state of one package version, and how far it is.
+type Status struct {
+	Ref   provisioning.ContentRef
+	State State
+	Progress
+	// Err is why it failed.
+	Err error
+}
+
+// SyncOptions say how to synchronize.
+type SyncOptions struct {
+	// Workers is how many chunks are in flight at one time, 16 if 0.
+	Workers int
+	// Report, which may be nil, is told every change of a package's status, and at most every 200 ms how far it is. Calls
+	// do not overlap.
+	Report func(Status)
+	// Log is for what a person should know.
+	Log *slog.Logger
+}
+
+// placeEvery is how many fetched bytes are brought onto the disk and moved into the store at one time: what a loss of
+// power costs at most.
+const placeEvery = 64 << 20
+
+// Sync brings the given versions from upstream into the store, one after the other, fetching only chunks that the store
+// does not have. One that cannot be had does not keep the others back; the errors are joined. Calling it again goes on
+// where it was.
+func Sync(ctx context.Context, s *Store, upstream *client.Client, refs []provisioning.ContentRef, o SyncOptions) error {
+	if o.Workers <= 0 {
+		o.Workers = 16
+	}
+	if o.Report == nil {
+		o.Report = func(Status) {}
+	}
+	for _, ref := range refs {
+		o.Report(Status{Ref: ref, State: StateWaiting, Progress: Progress{Total: ref.Size}})
+	}
+	var errs []error
+	for _, ref := range refs {
+		y := &syncing{s: s, from: upstream, o: o, status: Status{Ref: ref, State: StateFetching, Progress: Progress{Total: ref.Size}}}
+		err := y.run(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			err = fmt.Errorf("fetch content package %s version %d: %w", ref.Package, ref.Version, err)
+			y.status.State, y.status.Err = StateFailed, err
+			o.Log.Error("content is not complete", "package", ref.Package, "version", ref.Version, "error", err)
+			errs = append(errs, err)
+		}
+		o.Report(y.status)
+	}
+	return errors.Join(errs...)
+}
+
+// syncing is one version on its way.
+type syncing struct {
+	s    *Store
+	from *client.Client
+	o    SyncOptions
+
+	mu       sync.Mutex
+	status   Status
+	reported time.Time
+	staged   map[caibx.ID]string
+	size     int64 // of what is staged
+}
+
+func (y *syncing) run(ctx context.Context) (err error) {
+	if y.s.Installed(y.status.Ref) {
+		y.status.State, y.status.Done = StateInstalled, y.status.Total
+		return nil
+	}
+	y.o.Report(y.status)
+	ref := y.status.Ref
+	m, _, err := y.from.ManifestBytes(ctx, ref.Manifest)
+	if err != nil {
+		return err
+	}
+	if m.Package != ref.Package || m.Version != ref.Version || provisioning.SumSHA256(m.Encode()) != ref.Manifest {
+		return provisioning.Errorf(provisioning.CodeCorrupt, "", "manifest %s is for %s version %d", ref.Manifest, m.Package, m.Version)
+	}
+	indexes := map[provisioning.SHA256][]byte{}
+	var chunks []caibx.Chunk
+	for _, f := range m.Files {
+		x, b, err := y.from.IndexBytes(ctx, f)
+		if err != nil {
+			return err
+		}
+		indexes[f.Index] = b
+		chunks = append(chunks, x.Chunks...)
+	}
+	if err := y.fetch(ctx, chunks); err != nil {
+		return storeError(y.s.dir, err)
+	}
+	y.s.mu.Lock()
+	defer y.s.mu.Unlock()
+	if err := y.s.publish(m, indexes); err != nil {
+		return storeError(y.s.dir, err)
+	}
+	y.status.State = StateInstalled
+	return nil
+}
+
+// fetch brings the chunks that the store does not have. What it has got when it fails stays in the store: the next try
+// needs it.
+func (y *syncing) fetch(ctx context.Context, chunks []caibx.Chunk) (err error) {
+	dir, err := os.MkdirTemp(y.s.path("staging"), "sync-")
+	if err != nil {
+		return fmt.Errorf("make room for chunks: %w", err)
+	}
+	defer func() {
+		if rerr := os.RemoveAll(dir); rerr != nil {
+			y.o.Log.Error("remove fetched chunks' leftovers", "directory", dir, "error", rerr)
+		}
+	}()
+	y.staged = map[caibx.ID]string{}
+	defer func() {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		if perr := y.place(); perr != nil && err == nil {
+			err = perr
+		}
+	}()
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(y.o.Workers)
+	seen := map[caibx.ID]bool{}
+	for _, k := range chunks {
+		if ctx.Err() != nil {
+			break
+		}
+		if seen[k.ID] || y.s.HasChunk(k.ID) {
+			y.count(k.Size, 0)
+			continue
+		}
+		seen[k.ID] = true
+		g.Go(func() error {
+			stored, err := y.from.StoredChunk(ctx, k)
+			if err != nil {
+				return err
+			}
+			return y.keep(dir, k, stored)
+		})
+	}
+	return g.Wait()
+}
+
+// keep writes a fetched chunk to the staging directory, and moves all there to the store when it is enough.
+func (y *syncing) keep(dir string, k caibx.Chunk, stored []byte) error {
+	f, err := os.CreateTemp(dir, "chunk-")
+	if err != nil {
+		return fmt.Errorf("write a chunk: %w", err)
+	}
+	_, err = f.Write(stored)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write a chunk: %w", err)
+	}
+	y.mu.Lock()
+	y.staged[k.ID] = f.Name()
+	y.size += int64(len(stored))
+	if y.size >= placeEvery {
+		err = y.place()
+	}
+	y.mu.Unlock()
+	y.count(k.Size, len(stored))
+	return err
+}
+
+// place moves what was fetched into the store. y.mu is held.
+func (y *syncing) place() error {
+	y.s.mu.Lock()
+	defer y.s.mu.Unlock()
+	_, err := y.s.place(y.staged)
+	y.staged, y.size = map[caibx.ID]string{}, 0
+	return err
+}
+
+func (y *syncing) count(size, stored int) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.status.Done += int64(size)
+	y.status.New += int64(stored)
+	if time.Since(y.reported) >= 200*time.Millisecond {
+		y.reported = time.Now()
+		y.o.Report(y.status)
+	}
+}
+
+// FetchFrom returns a Fetch that gets single chunks from upstream.
+func FetchFrom(s *Store, upstream *client.Client) Fetch {
+	return func(ctx context.Context, id caibx.ID) error {
+		stored, err := upstream.StoredChunk(ctx, caibx.Chunk{ID: id})
+		if err != nil {
+			return err
+		}
+		f, err := os.CreateTemp(s.path("staging"), "chunk-")
+		if err != nil {
+			return storeError(s.dir, fmt.Errorf("write a chunk: %w", err))
+		}
+		_, err = f.Write(stored)
+		if err = errors.Join(err, f.Close()); err == nil {
+			s.mu.Lock()
+			_, err = s.place(map[caibx.ID]string{id: f.Name()})
+			s.mu.Unlock()
+		}
+		if err != nil {
+			_ = os.Remove(f.Name()) // emptied by Open at the latest
+		}
+		return storeError(s.dir, err)
+	}
+}

@@ -1,0 +1,203 @@
+package pxe
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"branchpoint/provisioning"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// outcome is what one request to the DHCP server comes to. The zero value is silence that changes nothing.
+type outcome struct {
+	reply *dhcpv4.DHCPv4
+	// offer is the address to keep for the client for a minute.
+	offer netip.Addr
+	// save is a lease to store before the reply is sent.
+	save *provisioning.Lease
+	// dropOffer forgets what the client was offered: it took another server's.
+	dropOffer bool
+	// why says, for the log, what is out of the ordinary; empty where nothing is.
+	why string
+}
+
+// boot is what a boot ROM is told to load; nil for everybody else.
+type boot struct{ file string }
+
+// dhcpAnswer is what the site's DHCP server does about a request that is to be answered: a plain client's, or that of a
+// boot ROM for which the policy says boot. It reads t and changes nothing; apply does.
+func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, now time.Time) outcome {
+	switch r.kind {
+	case dhcpv4.MessageTypeDiscover:
+		wish, _ := addrOf(r.packet.RequestedIPAddress())
+		a, ok := allocate(t, p, r.mac, wish, now)
+		if !ok {
+			return outcome{why: fmt.Sprintf("all addresses from %s to %s are in use", p.first, p.last)}
+		}
+		reply := lend(p, r, dhcpv4.MessageTypeOffer, a)
+		withBoot(reply, r, p, b)
+		return outcome{reply: reply, offer: a}
+	case dhcpv4.MessageTypeRequest:
+		return dhcpRequest(t, p, r, b, now)
+	case dhcpv4.MessageTypeDecline:
+		return dhcpDecline(t, p, r, now)
+	case dhcpv4.MessageTypeRelease:
+		a, _ := addrOf(r.packet.ClientIPAddr)
+		l, ok := t.leased(r.mac)
+		if !ok || l.Address != a || !forServer(r, p.server) {
+			return outcome{}
+		}
+		l.Expires = now
+		return outcome{save: &l}
+	case dhcpv4.MessageTypeInform:
+		a, ok := addrOf(r.packet.ClientIPAddr)
+		if !ok || !p.subnet.Contains(a) {
+			return outcome{}
+		}
+		reply := newReply(r.packet, dhcpv4.MessageTypeAck, p.server)
+		reply.ClientIPAddr = r.packet.ClientIPAddr
+		addNetwork(reply, p)
+		copyClientID(reply, r.packet)
+		withBoot(reply, r, p, b)
+		return outcome{reply: reply}
+	}
+	return outcome{}
+}
+
+// dhcpRequest answers a REQUEST (RFC 2131 section 4.3.2).
+func dhcpRequest(t *leaseTable, p *pool, r *request, b *boot, now time.Time) outcome {
+	requested, _ := addrOf(r.packet.RequestedIPAddress())
+	current, _ := addrOf(r.packet.ClientIPAddr)
+	selecting := r.packet.ServerIdentifier() != nil
+	if selecting && !forServer(r, p.server) {
+		return outcome{dropOffer: true, why: fmt.Sprintf("it takes the offer of another DHCP server, %s", r.packet.ServerIdentifier())}
+	}
+	a := requested
+	if !selecting && current.IsValid() && !current.IsUnspecified() {
+		a = current // renewing or rebinding
+	}
+	if !a.IsValid() || a.IsUnspecified() {
+		return outcome{why: "it asks for no address"}
+	}
+	known := false
+	if o, ok := t.offeredTo(r.mac, now); ok && o == a {
+		known = true
+	}
+	if l, ok := t.leased(r.mac); ok && l.Address == a {
+		known = true
+	}
+	// An address that is free and that we know nothing of is refused too: as the site's only DHCP server we would know,
+	// and the client then asks anew at once and is likely to be offered the same one, looked at first.
+	if !known || !t.freeFor(p, r.mac, a, now) {
+		return outcome{reply: refuse(p, r), why: fmt.Sprintf("%s is not its address here", a)}
+	}
+	reply := lend(p, r, dhcpv4.MessageTypeAck, a)
+	reply.ClientIPAddr = r.packet.ClientIPAddr
+	withBoot(reply, r, p, b)
+	return outcome{reply: reply, save: &provisioning.Lease{
+		Address: a, MAC: r.mac, HostName: printable(r.packet.HostName()), State: provisioning.LeaseBound, Expires: now.Add(p.lease),
+	}}
+}
+
+// dhcpDecline takes an address out of the pool for a while: the client it was given to saw somebody else use it.
+func dhcpDecline(t *leaseTable, p *pool, r *request, now time.Time) outcome {
+	a, _ := addrOf(r.packet.RequestedIPAddress())
+	l, leased := t.leased(r.mac)
+	o, offered := t.offeredTo(r.mac, now)
+	if !forServer(r, p.server) || !p.holds(a) || (!leased || l.Address != a) && (!offered || o != a) {
+		return outcome{}
+	}
+	return outcome{save: declined(a, now), dropOffer: true, why: fmt.Sprintf("it found %s in use by somebody else", a)}
+}
+
+// declined is the record of an address that somebody uses without having been given it.
+func declined(a netip.Addr, now time.Time) *provisioning.Lease {
+	return &provisioning.Lease{Address: a, State: provisioning.LeaseDeclined, Expires: now.Add(declinedTime)}
+}
+
+// apply changes t as o says, and returns the address whose record is to be deleted from the store, if any.
+func (t *leaseTable) apply(r *request, o outcome, now time.Time) (freed netip.Addr, ok bool) {
+	if o.dropOffer {
+		t.dropOffer(r.mac)
+	}
+	if o.offer.IsValid() {
+		t.remember(r.mac, o.offer, now)
+	}
+	if o.save != nil {
+		return t.set(*o.save)
+	}
+	return netip.Addr{}, false
+}
+
+// forServer reports whether the request names us, or nobody.
+func forServer(r *request, server netip.Addr) bool {
+	id := r.packet.ServerIdentifier()
+	if id == nil {
+		return true
+	}
+	a, ok := addrOf(id)
+	return ok && a == server
+}
+
+// lend is an OFFER or ACK of address a.
+func lend(p *pool, r *request, kind dhcpv4.MessageType, a netip.Addr) *dhcpv4.DHCPv4 {
+	reply := newReply(r.packet, kind, p.server)
+	reply.YourIPAddr = a.AsSlice()
+	reply.UpdateOption(dhcpv4.OptIPAddressLeaseTime(p.lease))
+	reply.UpdateOption(dhcpv4.OptRenewTimeValue(p.lease / 2))
+	reply.UpdateOption(dhcpv4.OptRebindingTimeValue(p.lease * 7 / 8))
+	addNetwork(reply, p)
+	copyClientID(reply, r.packet)
+	return reply
+}
+
+// refuse is a NAK.
+func refuse(p *pool, r *request) *dhcpv4.DHCPv4 {
+	reply := newReply(r.packet, dhcpv4.MessageTypeNak, p.server)
+	reply.SetBroadcast() // the client's address is wrong: RFC 2131 section 4.3.2
+	copyClientID(reply, r.packet)
+	return reply
+}
+
+func addNetwork(reply *dhcpv4.DHCPv4, p *pool) {
+	reply.UpdateOption(dhcpv4.OptSubnetMask(net.CIDRMask(p.subnet.Bits(), 32)))
+	reply.UpdateOption(dhcpv4.OptBroadcastAddress(broadcastOf(p.subnet).AsSlice()))
+	if p.router.IsValid() {
+		reply.UpdateOption(dhcpv4.OptRouter(p.router.AsSlice()))
+	}
+	if len(p.dns) > 0 {
+		var ips []net.IP
+		for _, a := range p.dns {
+			ips = append(ips, a.AsSlice())
+		}
+		reply.UpdateOption(dhcpv4.OptDNS(ips...))
+	}
+}
+
+// copyClientID returns option 61 to its sender (RFC 6842 section 3).
+func copyClientID(reply, p *dhcpv4.DHCPv4) {
+	if id := p.GetOneOption(dhcpv4.OptionClientIdentifier); len(id) > 0 {
+		reply.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientIdentifier, id))
+	}
+}
+
+func withBoot(reply *dhcpv4.DHCPv4, r *request, p *pool, b *boot) {
+	if b != nil {
+		addBoot(reply, r.packet, p.server, b.file)
+	}
+}
+
+// printable clips a name from the wire for logs and lists.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < 0x21 || r > 0x7e {
+			return -1
+		}
+		return r
+	}, s)
+	return s[:min(len(s), 64)]
+}

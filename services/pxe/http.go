@@ -1,0 +1,235 @@
+package pxe
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"path"
+	"strings"
+	"time"
+
+	"branchpoint/provisioning"
+	"branchpoint/provisioning/policy"
+)
+
+// Limits of the boot HTTP service, for each interface.
+const (
+	httpConnections   = 256
+	httpHeaderTimeout = 10 * time.Second
+	httpIdleTimeout   = 30 * time.Second
+	// httpWriteTimeout ends transfers that do not get on: 48 MiB in it is 55 kB/s.
+	httpWriteTimeout = 15 * time.Minute
+	httpHeaderBytes  = 8 << 10
+)
+
+// httpFiles are what /boot/files/ holds.
+var httpFiles = map[string]bool{
+	FileKernel: true, FileBaseLayer: true, FileAgentLayer: true, FileExtraLayer: true,
+	FileShim: true, FileGRUB: true, FileMokManager: true, FileUndionly: true,
+}
+
+// handler answers HTTP on one interface. Paths:
+//
+//	/boot/files/NAME        kernel, layers, loaders; with ranges
+//	/boot/grub/MAC.cfg      GRUB configuration of one boot
+//	/boot/ipxe?mac=MAC      iPXE script of one boot
+//	/boot/secret/NONCE.cpio that boot's own layer
+type handler struct {
+	*Service
+	server netip.Addr
+}
+
+// ServeHTTP normalises the path itself: shim asks for "//grubx64.efi", and a redirect is more than firmware follows.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
+		return
+	}
+	p := path.Clean("/" + r.URL.Path)
+	if name, ok := strings.CutPrefix(p, "/boot/files/"); ok && httpFiles[name] {
+		h.file(w, r, name)
+		return
+	}
+	if mac, ok := macOfGRUBPath(p); ok {
+		h.config(w, r, mac, grubBoot, grubNothing)
+		return
+	}
+	if p == "/boot/ipxe" {
+		mac, err := provisioning.ParseMAC(r.URL.Query().Get("mac"))
+		if err != nil {
+			http.Error(w, "mac: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		h.config(w, r, mac, ipxeBoot, ipxeNothing)
+		return
+	}
+	if name, ok := strings.CutPrefix(p, "/boot/secret/"); ok {
+		if nonce, ok := strings.CutSuffix(name, ".cpio"); ok {
+			h.secret(w, r, nonce)
+			return
+		}
+	}
+	http.NotFound(w, r)
+}
+
+func (h *handler) file(w http.ResponseWriter, r *http.Request, name string) {
+	f, err := h.deps.Files.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		h.deps.Log.Error("a boot file is missing", "file", name, "client", r.RemoteAddr)
+		http.NotFound(w, r)
+		return
+	}
+	if err == nil {
+		defer f.Close()
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil {
+			s, ok := f.(io.ReadSeeker)
+			if ok && info.Mode().IsRegular() {
+				w.Header().Set("Content-Type", "application/octet-stream")
+				http.ServeContent(w, r, "", info.ModTime(), s)
+				return
+			}
+			err = errors.New("not a file that can be read from any offset")
+		}
+	}
+	h.deps.Log.Error("read a boot file", "file", name, "client", r.RemoteAddr, "err", err)
+	http.Error(w, "the boot file cannot be read; the appliance's log says why", http.StatusInternalServerError)
+}
+
+// bootText writes the configuration for one boot of one machine: the server's address and port, the layers' names, the
+// path of this boot's own layer, and the card the machine boots from.
+type bootText func(server netip.Addr, httpPort int, layers []string, secret string, mac provisioning.MAC) string
+
+// config answers with the configuration of one boot where the machine asked by DHCP a short while ago, was to boot then
+// and is to boot now; else with the one that goes on to the next boot device.
+func (h *handler) config(w http.ResponseWriter, r *http.Request, mac provisioning.MAC, text bootText, nothing string) {
+	body := nothing
+	client, err := clientAddr(r)
+	if err == nil && r.Method == http.MethodGet {
+		var c string
+		if c, err = h.bootConfig(r.Context(), mac, client, text); err == nil && c != "" {
+			body = c
+		}
+	}
+	if err != nil {
+		h.deps.Log.Error("prepare the configuration of a boot", "mac", mac, "client", r.RemoteAddr, "err", err)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(body))
+}
+
+// bootConfig is "" where the machine gets nothing.
+func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client netip.Addr, text bootText) (string, error) {
+	now := h.deps.Now()
+	log := h.deps.Log.With("mac", mac, "client", client)
+	h.mu.Lock()
+	x, ok := h.exchanges.recent(mac, now)
+	allowed := h.configLimit.allow(mac, now)
+	h.mu.Unlock()
+	if !ok {
+		log.Warn("configuration refused: this machine has not asked by DHCP lately")
+		return "", nil
+	}
+	if x.decision.Action != policy.Boot {
+		log.Warn("configuration refused: this machine was not to boot", "why", x.decision.Why())
+		return "", nil
+	}
+	if why := h.impostor(mac, client); why != "" {
+		log.Warn("configuration refused: another machine asks for it", "why", why)
+		return "", nil
+	}
+	if !allowed {
+		return "", errors.New("it asks for its configuration too often")
+	}
+	d := h.deps.Policy.Decide(ctx, x.machine)
+	log = log.With("guid", x.machine.GUID, "arch", x.machine.Arch.String(), "action", d.Action, "why", d.Why())
+	if d.Action != policy.Boot {
+		log.Info("configuration: nothing to do any more")
+		return "", nil
+	}
+	layers, err := bootImage(h.deps.Files)
+	if err != nil {
+		return "", err
+	}
+	config, err := h.deps.Boots.BootConfig(ctx, x.machine, d, h.server)
+	if err != nil {
+		return "", fmt.Errorf("make the boot configuration: %w", err)
+	}
+	layer, err := bootLayer(config)
+	if err != nil {
+		return "", err
+	}
+	h.mu.Lock()
+	nonce, err := h.secrets.put(mac, client, layer, h.deps.Rand, now)
+	h.mu.Unlock()
+	if err != nil {
+		return "", err
+	}
+	log.Info("configuration: boot", "computer", d.Computer, "sequence", d.TaskSequence)
+	return text(h.server, h.cfg.Ports.HTTP, layers, "/boot/secret/"+nonce+".cpio", mac), nil
+}
+
+// impostor says why client is not the machine mac, as far as can be known: as DHCP server we know who has the address,
+// else the kernel knows who answers for it. It keeps apart machines that are mixed up; against one that lies about its
+// MAC address nothing on an Ethernet segment helps.
+func (h *handler) impostor(mac provisioning.MAC, client netip.Addr) string {
+	if h.dhcp.pool != nil && !h.dhcp.lentTo(mac, client, &h.deps) {
+		return "the address is not lent to " + string(mac)
+	}
+	if by, ok := h.neighbour(client); ok && by != mac {
+		return "the address is that of " + string(by)
+	}
+	return ""
+}
+
+func (h *handler) secret(w http.ResponseWriter, r *http.Request, nonce string) {
+	client, err := clientAddr(r)
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	h.mu.Lock()
+	layer, mac, ok := h.secrets.take(nonce, client, r.Method == http.MethodGet, h.deps.Now())
+	h.mu.Unlock()
+	if !ok {
+		h.deps.Log.Warn("boot layer refused: unknown, run out, fetched too often, or another machine's", "client", client)
+		http.NotFound(w, r)
+		return
+	}
+	if r.Method == http.MethodGet {
+		h.deps.Log.Info("boot layer handed out", "mac", mac, "client", client)
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(layer))
+}
+
+func clientAddr(r *http.Request) (netip.Addr, error) {
+	a, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("client address %q: %w", r.RemoteAddr, err)
+	}
+	return a.Addr().Unmap(), nil
+}
+
+// httpServer is the server for one interface; its log goes to the service's.
+func (s *Service) httpServer(ctx context.Context, server netip.Addr) *http.Server {
+	return &http.Server{
+		Handler:           &handler{s, server},
+		ReadHeaderTimeout: httpHeaderTimeout,
+		ReadTimeout:       httpHeaderTimeout,
+		IdleTimeout:       httpIdleTimeout,
+		WriteTimeout:      httpWriteTimeout,
+		MaxHeaderBytes:    httpHeaderBytes,
+		ErrorLog:          httpErrorLog(s.deps.Log),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+}

@@ -1,0 +1,74 @@
+package pxe
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+
+	"branchpoint/provisioning"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+)
+
+// udpConn is a UDP socket bound to one network interface. It gets broadcasts, and sends from the interface's own
+// address whatever the routing table says.
+type udpConn struct {
+	*net.UDPConn
+	p   *ipv4.PacketConn
+	src netip.Addr
+}
+
+// bindTo makes sockets that hear and send on one interface only.
+func bindTo(iface string, reuse bool) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if cerr := c.Control(func(fd uintptr) {
+			if err = unix.BindToDevice(int(fd), iface); err == nil && reuse {
+				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+			}
+		}); cerr != nil {
+			return cerr
+		}
+		return err
+	}
+}
+
+// listenUDP opens UDP port on interface i. shared lets another program have the same port.
+func listenUDP(ctx context.Context, i Interface, port int, shared bool) (*udpConn, error) {
+	lc := net.ListenConfig{Control: bindTo(i.Name, shared)}
+	c, err := lc.ListenPacket(ctx, "udp4", "0.0.0.0:"+strconv.Itoa(port))
+	if err != nil {
+		return nil, provisioning.Errorf(provisioning.CodeUnavailable, "see which other program has the port, and that the interface is there",
+			"listen on UDP port %d of %s: %w", port, i.Name, err)
+	}
+	return &udpConn{c.(*net.UDPConn), ipv4.NewPacketConn(c), i.Prefix.Addr()}, nil
+}
+
+// send writes one packet.
+func (c *udpConn) send(b []byte, to netip.AddrPort) error {
+	_, err := c.p.WriteTo(b, &ipv4.ControlMessage{Src: c.src.AsSlice()}, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return fmt.Errorf("send to %s: %w", to, err)
+	}
+	return nil
+}
+
+// listenTCP opens TCP port on interface i's own address.
+func listenTCP(ctx context.Context, i Interface, port int) (net.Listener, error) {
+	lc := net.ListenConfig{Control: bindTo(i.Name, false)}
+	l, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(i.Prefix.Addr(), uint16(port)).String())
+	if err != nil {
+		return nil, provisioning.Errorf(provisioning.CodeUnavailable, "see which other program has the port, and that the interface has the address",
+			"listen on TCP port %d of %s (%s): %w", port, i.Name, i.Prefix.Addr(), err)
+	}
+	return l, nil
+}
+
+// httpErrorLog turns what net/http complains of, broken clients mostly, into debug lines.
+func httpErrorLog(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), slog.LevelDebug) }

@@ -1,0 +1,106 @@
+package pxe
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"branchpoint/provisioning"
+)
+
+// kernelArguments are what the boot image's kernel is told; no secret stands there. The last console is /dev/console:
+// the screen, which a person sees and which every PC has. BOOTIF says, in PXELINUX's form, which card the machine booted
+// from (01 is Ethernet's hardware type): its configuration is applied to that one, and not to the first that answers.
+func kernelArguments(mac provisioning.MAC) string {
+	return "console=ttyS0,115200 console=tty0 BOOTIF=01-" + strings.ReplaceAll(string(mac), ":", "-")
+}
+
+// failurePause is how many seconds a message about a failed boot stands on the client's screen.
+const failurePause = 10
+
+// grubFirst is the grub.cfg that GRUB reads by TFTP: Debian's signed network GRUB reads only that one name, so it
+// says where the machine's own configuration is.
+func grubFirst(server netip.Addr, httpPort int) string {
+	return fmt.Sprintf(`# The first file that GRUB reads; the machine's own configuration is made when it is asked for.
+set timeout=0
+configfile (http,%s)/boot/grub/${net_default_mac}.cfg
+%s`, hostPort(server, httpPort), grubFailure("the configuration of this machine could not be loaded"))
+}
+
+// grubBoot is the configuration for one boot of one machine. secret is the path of this boot's own layer.
+func grubBoot(server netip.Addr, httpPort int, layers []string, secret string, mac provisioning.MAC) string {
+	root := "(http," + hostPort(server, httpPort) + ")"
+	var b strings.Builder
+	fmt.Fprintf(&b, `set timeout=0
+echo "Branchpoint: loading from %s ..."
+if linux %s/boot/files/%s %s ; then
+  if initrd`, server, root, FileKernel, kernelArguments(mac))
+	for _, l := range layers {
+		fmt.Fprintf(&b, " %s/boot/files/%s", root, l)
+	}
+	fmt.Fprintf(&b, " %s%s ; then\n    boot\n  fi\nfi\n", root, secret)
+	b.WriteString(grubFailure("the boot image could not be loaded"))
+	return b.String()
+}
+
+// grubFailure says on the client's screen what failed and starts the machine anew. The next DISCOVER is a new decision;
+// where a machine fails again and again, it gets no answer after a while and boots its own disk.
+//
+// "exit" would not lead to the next boot device: Debian's signed GRUB 2.12 ignores its argument and returns success, on
+// which OVMF shows its set-up screen (measured). Loading the disk's boot manager from here would change what the TPM
+// measures, and make BitLocker ask for its recovery key.
+func grubFailure(what string) string {
+	return fmt.Sprintf(`echo "Branchpoint: %s."
+echo "This computer restarts in %d seconds."
+sleep %d
+reboot
+`, what, failurePause, failurePause)
+}
+
+// grubNothing is the configuration for a machine that gets nothing (any more): started anew, it gets no offer and boots
+// its own disk.
+const grubNothing = `echo "Branchpoint: there is nothing to do for this computer. It restarts."
+sleep 2
+reboot
+`
+
+// ipxeBoot is the script for one boot of one machine.
+func ipxeBoot(server netip.Addr, httpPort int, layers []string, secret string, mac provisioning.MAC) string {
+	root := "http://" + hostPort(server, httpPort)
+	var b strings.Builder
+	fmt.Fprintf(&b, `#!ipxe
+imgfree
+echo Branchpoint: loading from %s ...
+kernel --name %s %s/boot/files/%s %s || goto failed
+`, server, FileKernel, root, FileKernel, kernelArguments(mac))
+	for _, l := range layers {
+		fmt.Fprintf(&b, "initrd --name %s %s/boot/files/%s || goto failed\n", l, root, l)
+	}
+	fmt.Fprintf(&b, `initrd --name boot.cpio %s%s || goto failed
+boot || goto failed
+:failed
+echo Branchpoint: the boot image could not be loaded.
+echo The next boot device is tried in %d seconds.
+imgfree
+sleep %d
+exit 1
+`, root, secret, failurePause, failurePause)
+	return b.String()
+}
+
+// ipxeNothing is the script for a machine that gets nothing: on to the next boot device.
+const ipxeNothing = "#!ipxe\nexit 1\n"
+
+// macOfGRUBPath reads the MAC address out of "/boot/grub/52:54:00:12:34:56.cfg".
+func macOfGRUBPath(path string) (provisioning.MAC, bool) {
+	name, ok := strings.CutPrefix(path, "/boot/grub/")
+	if !ok {
+		return "", false
+	}
+	name, ok = strings.CutSuffix(name, ".cfg")
+	if !ok || strings.Contains(name, "/") {
+		return "", false
+	}
+	mac, err := provisioning.ParseMAC(name)
+	return mac, err == nil
+}
