@@ -10,6 +10,8 @@ import (
 
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/policy"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Interface is a network interface that clients are served on.
@@ -80,7 +82,9 @@ type Deps struct {
 		// Delete forgets the lease of an address; that there is none is no error.
 		Delete(ctx context.Context, a netip.Addr) error
 	}
-	Log  *slog.Logger
-	Now  func() time.Time
-	Rand io.Reader
+	// Metrics is where counters are registered; nil: nowhere.
+	Metrics prometheus.Registerer
+	Log     *slog.Logger
+	Now     func() time.Time
+	Rand    io.Reader
 }

@@ -44,6 +44,8 @@ type Service struct {
 	ctx   context.Context // Run's; for TFTP transfers, whose library has none
 	slots chan struct{}
 	wg    sync.WaitGroup
+	// metrics may be used without mu.
+	metrics *metrics
 
 	mu          sync.Mutex // guards what follows
 	exchanges   *exchanges
@@ -103,6 +105,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		cfg: cfg, deps: deps, ready: make(chan struct{}), ctx: context.Background(),
 		slots:       make(chan struct{}, maxHandlers),
 		exchanges:   newExchanges(maxExchanges),
+		metrics:     newMetrics(deps.Metrics),
 		secrets:     newSecrets(),
 		packetLimit: newLimiter[string](packetBurst, packetInterval, len(cfg.Interfaces)),
 		clientLimit: newLimiter[provisioning.MAC](clientBurst, clientInterval, maxExchanges),
@@ -281,6 +284,7 @@ func (s *Service) packet(ctx context.Context, i Interface, c *udpConn, on port, 
 	ok := s.packetLimit.allow(i.Name, now)
 	s.mu.Unlock()
 	if !ok {
+		s.metrics.drop(serviceDHCP, "too-many")
 		s.complain(i, "more DHCP packets than can be looked at; some are dropped", now)
 		return
 	}

@@ -1,0 +1,48 @@
+package pxe
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The values of the label "service".
+const (
+	serviceDHCP       = "dhcp"
+	serviceBootServer = "bootserver"
+	serviceTFTP       = "tftp"
+	serviceHTTP       = "http"
+)
+
+// metrics counts what the service point does. Label values are words of this package, never of the wire.
+type metrics struct {
+	// dropped counts what was not answered although it came in, by reason; answers what was, by kind.
+	dropped, answers *prometheus.CounterVec
+}
+
+// newMetrics makes the metrics and registers them at reg, where it is set. A service point that runs anew, with another
+// configuration, goes on counting where the one before it stopped.
+func newMetrics(reg prometheus.Registerer) *metrics {
+	return &metrics{
+		dropped: counter(reg, "branchpoint_pxe_dropped_total", "Packets and requests that got no answer, by service and reason.", "service", "reason"),
+		answers: counter(reg, "branchpoint_pxe_answers_total", "Packets and requests that were answered, by service and kind.", "service", "kind"),
+	}
+}
+
+func counter(reg prometheus.Registerer, name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	if reg == nil {
+		return c
+	}
+	if err := reg.Register(c); err != nil {
+		if known, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+			if c, ok := known.ExistingCollector.(*prometheus.CounterVec); ok {
+				return c
+			}
+		}
+	}
+	return c
+}
+
+func (m *metrics) drop(service, reason string) { m.dropped.WithLabelValues(service, reason).Inc() }
+func (m *metrics) answer(service, kind string) { m.answers.WithLabelValues(service, kind).Inc() }
