@@ -23,7 +23,7 @@ const (
 // Supported reports whether there is a boot image for clients of this kind.
 func (a Arch) Supported() bool {
 	switch a {
-	case ArchBIOS, ArchUEFIx64, ArchUEFIx64Alt:
+	case ArchBIOS, ArchUEFIx64, ArchUEFIx64Alt, ArchHTTPBootx64:
 		return true
 	}
 	return false

@@ -12,8 +12,8 @@ import (
 // without another round (measured).
 var pxeDiscoveryControl = []byte{6, 1, 8, 255}
 
-// newReply is an answer of the given kind to p with the fields that every answer copies (RFC 2131 table 3). The
-// server's identifier (option 54) is set to server.
+// newReply is an answer of the given kind to p with the fields that every answer copies (RFC 2131 table 3), and what
+// relay agents added as it came (option 82; RFC 3046 section 2.2). The server's identifier (option 54) is set to server.
 func newReply(p *dhcpv4.DHCPv4, kind dhcpv4.MessageType, server netip.Addr) *dhcpv4.DHCPv4 {
 	r := &dhcpv4.DHCPv4{
 		OpCode:        dhcpv4.OpcodeBootReply,
@@ -24,8 +24,11 @@ func newReply(p *dhcpv4.DHCPv4, kind dhcpv4.MessageType, server netip.Addr) *dhc
 		ClientIPAddr:  net.IPv4zero,
 		YourIPAddr:    net.IPv4zero,
 		ServerIPAddr:  net.IPv4zero,
-		GatewayIPAddr: net.IPv4zero,
+		GatewayIPAddr: p.GatewayIPAddr,
 		Options:       dhcpv4.Options{},
+	}
+	if info := p.GetOneOption(dhcpv4.OptionRelayAgentInformation); len(info) > 0 {
+		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionRelayAgentInformation, info))
 	}
 	r.UpdateOption(dhcpv4.OptMessageType(kind))
 	r.UpdateOption(dhcpv4.OptServerIdentifier(server.AsSlice()))
@@ -33,13 +36,19 @@ func newReply(p *dhcpv4.DHCPv4, kind dhcpv4.MessageType, server netip.Addr) *dhc
 }
 
 // addBoot makes reply an offer to boot: server and file in the BOOTP header (shim and iPXE look nowhere else), options
-// 60 and 43, and the client's own option 97.
-func addBoot(reply, p *dhcpv4.DHCPv4, server netip.Addr, file string) {
+// 60 and 43, and the client's own option 97. For HTTP Boot, file is a URL, which stands in option 67 too, and the class
+// that firmware looks for is another (UEFI 2.10 section 24.7.3.1); what PXE knows in option 43 means nothing to it.
+func addBoot(reply *dhcpv4.DHCPv4, r *request, server netip.Addr, file string) {
 	reply.ServerIPAddr = server.AsSlice()
 	reply.BootFileName = file
-	reply.UpdateOption(dhcpv4.OptClassIdentifier(classPXE))
-	reply.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, pxeDiscoveryControl))
-	if id := p.GetOneOption(dhcpv4.OptionClientMachineIdentifier); len(id) > 0 {
+	if r.http {
+		reply.UpdateOption(dhcpv4.OptClassIdentifier(classHTTP))
+		reply.UpdateOption(dhcpv4.OptBootFileName(file))
+	} else {
+		reply.UpdateOption(dhcpv4.OptClassIdentifier(classPXE))
+		reply.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, pxeDiscoveryControl))
+	}
+	if id := r.packet.GetOneOption(dhcpv4.OptionClientMachineIdentifier); len(id) > 0 {
 		reply.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientMachineIdentifier, id))
 	}
 }
@@ -48,7 +57,7 @@ func addBoot(reply, p *dhcpv4.DHCPv4, server netip.Addr, file string) {
 // what to boot.
 func proxyOffer(r *request, server netip.Addr, file string) *dhcpv4.DHCPv4 {
 	reply := newReply(r.packet, dhcpv4.MessageTypeOffer, server)
-	addBoot(reply, r.packet, server, file)
+	addBoot(reply, r, server, file)
 	return reply
 }
 
@@ -66,13 +75,18 @@ func bootServerKind(kind dhcpv4.MessageType) (dhcpv4.MessageType, bool) {
 func bootServerAck(r *request, kind dhcpv4.MessageType, server netip.Addr, file string) *dhcpv4.DHCPv4 {
 	reply := newReply(r.packet, kind, server)
 	reply.ClientIPAddr = r.packet.ClientIPAddr
-	addBoot(reply, r.packet, server, file)
+	addBoot(reply, r, server, file)
 	return reply
 }
 
-// replyAddress says where an answer on the DHCP port goes (RFC 2131 section 4.1). A client without address always gets
-// a broadcast: that needs no entry in the ARP table, and every client takes it. clientPort is 68.
-func replyAddress(reply, p *dhcpv4.DHCPv4, clientPort uint16) netip.AddrPort {
+// replyAddress says where an answer on the DHCP port goes (RFC 2131 section 4.1): to the relay agent that the request
+// came through, on the server's port; else to the client, on its own. A client without address always gets a broadcast:
+// that needs no entry in the ARP table, and every client takes it.
+func replyAddress(reply *dhcpv4.DHCPv4, r *request, ports Ports) netip.AddrPort {
+	if r.relay.IsValid() {
+		return netip.AddrPortFrom(r.relay, uint16(ports.DHCP))
+	}
+	p, clientPort := r.packet, uint16(ports.DHCPClient)
 	if reply.MessageType() != dhcpv4.MessageTypeNak {
 		if a, ok := addrOf(p.ClientIPAddr); ok && !a.IsUnspecified() {
 			return netip.AddrPortFrom(a, clientPort)

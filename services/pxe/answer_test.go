@@ -76,6 +76,8 @@ func TestProxyAnswers(t *testing.T) {
 		{"proxy-ipxe-bios", client(t, known, discover, ipxe(iana.INTEL_X86PC))},
 		{"proxy-bios", client(t, known, discover, ovmf(iana.INTEL_X86PC))},
 		{"proxy-ipxe-uefi", client(t, known, discover, ipxe(iana.EFI_BC))},
+		{"proxy-http", client(t, known, discover, httpBoot)},
+		{"proxy-relayed", client(t, known, discover, ovmf(iana.EFI_BC), relayed("198.51.100.1"))},
 		{"proxy-no-guid", client(t, known, discover, ovmf(iana.EFI_X86_64), dhcpv4.WithoutOption(dhcpv4.OptionClientMachineIdentifier))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -85,7 +87,7 @@ func TestProxyAnswers(t *testing.T) {
 				t.Fatal(err)
 			}
 			reply := proxyOffer(r, serverAddr, file)
-			golden(t, c.name, fmt.Sprintf("to %s\n%s", replyAddress(reply, r.packet, 68), text(onWire(t, reply))))
+			golden(t, c.name, fmt.Sprintf("to %s\n%s", replyAddress(reply, r, Ports{}.orStandard()), text(onWire(t, reply))))
 		})
 	}
 }
@@ -106,7 +108,7 @@ func TestBootServerAnswers(t *testing.T) {
 }
 
 func TestNoLoader(t *testing.T) {
-	for _, a := range []iana.Arch{iana.EFI_IA32, iana.EFI_ARM64, iana.EFI_X86_64_HTTP, 4711} {
+	for _, a := range []iana.Arch{iana.EFI_IA32, iana.EFI_ARM64, iana.EFI_X86_64_HTTP, iana.EFI_ARM64_HTTP, 4711} {
 		r := parsed(t, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(a)))
 		if file, err := bootFile(r, serverAddr, 80); err == nil {
 			t.Errorf("%s is told to load %s", r.machine.Arch, file)
@@ -140,7 +142,6 @@ func TestParseRequest(t *testing.T) {
 		{"multicast address", client(t, "01:00:5e:00:00:01", discover), "multicast"},
 		{"no address", client(t, known, discover, dhcpv4.WithHwAddr(nil)), "6 octets"},
 		{"Infiniband", client(t, known, discover, dhcpv4.WithHWType(iana.HWTypeInfiniband)), "not Ethernet"},
-		{"relayed", client(t, known, discover, dhcpv4.WithGatewayIP([]byte{192, 0, 2, 1})), errNotForUs.Error()},
 		{"another server's answer", client(t, known, dhcpv4.MessageTypeOffer, func(p *dhcpv4.DHCPv4) { p.OpCode = dhcpv4.OpcodeBootReply }), errNotForUs.Error()},
 		{"BOOTP", client(t, known, discover, dhcpv4.WithoutOption(dhcpv4.OptionDHCPMessageType)), errNotForUs.Error()},
 	} {

@@ -3,6 +3,7 @@ package pxe
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -22,12 +23,17 @@ type request struct {
 	firmware bool
 	// ipxe is true where iPXE asks rather than the machine's own ROM.
 	ipxe bool
+	// http is true where UEFI HTTP Boot asks, which takes a URL and no answer for PXE.
+	http bool
+	// relay is the relay agent that the packet came through ("giaddr"); the zero address where the client was heard
+	// directly.
+	relay netip.Addr
 	// machine is filled in for firmware only: nothing else says its architecture.
 	machine provisioning.Machine
 }
 
-// errNotForUs is a packet that is well formed and nobody's fault: an answer of another server, a relayed request.
-var errNotForUs = errors.New("not a client's request on this segment")
+// errNotForUs is a packet that is well formed and nobody's fault: an answer of another server, BOOTP.
+var errNotForUs = errors.New("not a DHCP client's request")
 
 // Beginnings of DHCP option 60 by which firmware is told from operating systems (PXE 2.1 section 2.2.1, UEFI section
 // 24.7.3.1). u-root's own client calls itself "PXE UROOT" and is none of them.
@@ -36,8 +42,7 @@ const (
 	classHTTP = "HTTPClient"
 )
 
-// parseRequest reads a packet as it came from the wire. Hostile packets give an error. Relayed requests are not
-// answered: an answer across a relay agent needs a pool for a subnet that is not ours.
+// parseRequest reads a packet as it came from the wire. Hostile packets give an error.
 func parseRequest(b []byte) (request, error) {
 	p, err := dhcpv4.FromBytes(b)
 	if err != nil {
@@ -45,9 +50,6 @@ func parseRequest(b []byte) (request, error) {
 	}
 	if p.OpCode != dhcpv4.OpcodeBootRequest || p.MessageType() == dhcpv4.MessageTypeNone {
 		return request{}, errNotForUs
-	}
-	if !p.GatewayIPAddr.IsUnspecified() {
-		return request{}, fmt.Errorf("%w: relayed by %s", errNotForUs, p.GatewayIPAddr)
 	}
 	if p.HWType != iana.HWTypeEthernet {
 		return request{}, fmt.Errorf("hardware type %d is not Ethernet", p.HWType)
@@ -57,11 +59,15 @@ func parseRequest(b []byte) (request, error) {
 		return request{}, fmt.Errorf("client hardware address: %w", err)
 	}
 	r := request{packet: p, kind: p.MessageType(), mac: mac}
+	if r.relay, err = relayOf(p); err != nil {
+		return request{}, fmt.Errorf("%s: %w", mac, err)
+	}
 	class := p.ClassIdentifier()
 	if !strings.HasPrefix(class, classPXE) && !strings.HasPrefix(class, classHTTP) {
 		return r, nil
 	}
 	r.firmware = true
+	r.http = strings.HasPrefix(class, classHTTP)
 	r.ipxe = isIPXE(p)
 	r.machine.MAC = mac
 	if r.machine.Arch, err = archOf(p, class); err != nil {
@@ -73,8 +79,9 @@ func parseRequest(b []byte) (request, error) {
 	return r, nil
 }
 
-// archOf reads option 93 (RFC 4578 section 2.1): the first architecture that there is a boot image for, else the
-// first. Without it, the class identifier says it ("PXEClient:Arch:00007:UNDI:003000").
+// archOf reads option 93 (RFC 4578 section 2.1): the first architecture that there is a boot image for and that can be
+// asked for in this way, by PXE or by HTTP Boot; else the first. Without the option, the class identifier says it
+// ("PXEClient:Arch:00007:UNDI:003000").
 func archOf(p *dhcpv4.DHCPv4, class string) (provisioning.Arch, error) {
 	if b := p.GetOneOption(dhcpv4.OptionClientSystemArchitectureType); len(b) > 0 {
 		if len(b)%2 != 0 {
@@ -82,7 +89,8 @@ func archOf(p *dhcpv4.DHCPv4, class string) (provisioning.Arch, error) {
 		}
 		first := provisioning.Arch(b[0])<<8 | provisioning.Arch(b[1])
 		for ; len(b) > 0; b = b[2:] {
-			if a := provisioning.Arch(b[0])<<8 | provisioning.Arch(b[1]); a.Supported() {
+			a := provisioning.Arch(b[0])<<8 | provisioning.Arch(b[1])
+			if a.Supported() && (a == provisioning.ArchHTTPBootx64) == strings.HasPrefix(class, classHTTP) {
 				return a, nil
 			}
 		}

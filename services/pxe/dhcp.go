@@ -187,7 +187,7 @@ func copyClientID(reply, p *dhcpv4.DHCPv4) {
 
 func withBoot(reply *dhcpv4.DHCPv4, r *request, p *pool, b *boot) {
 	if b != nil {
-		addBoot(reply, r.packet, p.server, b.file)
+		addBoot(reply, r, p.server, b.file)
 	}
 }
 

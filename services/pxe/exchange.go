@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"container/list"
+	"net/netip"
 	"time"
 
 	"branchpoint/provisioning"
@@ -23,8 +24,10 @@ const (
 
 // exchange is the last time a boot ROM asked.
 type exchange struct {
-	machine  provisioning.Machine
-	xid      dhcpv4.TransactionID
+	machine provisioning.Machine
+	xid     dhcpv4.TransactionID
+	// relay is the relay agent it asked through; the zero address where it was heard directly.
+	relay    netip.Addr
 	decision policy.Decision
 	// decided is when the policy was asked, seen when the last packet came.
 	decided, seen time.Time
@@ -58,17 +61,19 @@ func (e *exchanges) decision(m provisioning.Machine, xid dhcpv4.TransactionID, b
 	return x.decision, true
 }
 
-// put records a decision.
-func (e *exchanges) put(m provisioning.Machine, xid dhcpv4.TransactionID, d policy.Decision, now time.Time) {
+// put records a decision, and returns the exchange.
+func (e *exchanges) put(m provisioning.Machine, xid dhcpv4.TransactionID, d policy.Decision, now time.Time) *exchange {
 	if el, ok := e.byMAC[m.MAC]; ok {
 		e.order.Remove(el)
 	}
-	e.byMAC[m.MAC] = e.order.PushBack(&exchange{m, xid, d, now, now})
+	x := &exchange{machine: m, xid: xid, decision: d, decided: now, seen: now}
+	e.byMAC[m.MAC] = e.order.PushBack(x)
 	for e.order.Len() > e.max {
 		oldest := e.order.Front()
 		delete(e.byMAC, oldest.Value.(*exchange).machine.MAC)
 		e.order.Remove(oldest)
 	}
+	return x
 }
 
 // recent is the exchange of mac, if it asked within exchangeTime.

@@ -69,6 +69,24 @@ func ovmf(arch iana.Arch) mod {
 	}
 }
 
+// httpBoot makes a packet look like OVMF's for HTTP Boot.
+func httpBoot(p *dhcpv4.DHCPv4) {
+	ovmf(iana.EFI_X86_64_HTTP)(p)
+	p.UpdateOption(dhcpv4.OptClassIdentifier("HTTPClient:Arch:00016:UNDI:003000"))
+}
+
+// relayInfo is an option 82 with circuit and remote id.
+var relayInfo = []byte{1, 4, 'g', 'e', '-', '1', 2, 2, 0xca, 0xfe}
+
+// relayed makes a packet look as it comes from the relay agent giaddr.
+func relayed(giaddr string) mod {
+	return func(p *dhcpv4.DHCPv4) {
+		p.GatewayIPAddr = netip.MustParseAddr(giaddr).AsSlice()
+		p.HopCount = 1
+		p.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionRelayAgentInformation, relayInfo))
+	}
+}
+
 // ipxe makes a packet look like iPXE's under the given firmware: option 77 without length octets, 175, 61.
 func ipxe(arch iana.Arch) mod {
 	return func(p *dhcpv4.DHCPv4) {

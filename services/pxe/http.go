@@ -37,6 +37,8 @@ var httpFiles = map[string]bool{
 // handler answers HTTP on one interface. Paths:
 //
 //	/boot/files/NAME        kernel, layers, loaders; with ranges
+//	/boot/efi/NAME          loaders, for HTTP Boot
+//	/grub/grub.cfg          GRUB's first configuration, after HTTP Boot
 //	/boot/grub/MAC.cfg      GRUB configuration of one boot
 //	/boot/ipxe?mac=MAC      iPXE script of one boot
 //	/boot/secret/NONCE.cpio that boot's own layer
@@ -55,6 +57,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p := path.Clean("/" + r.URL.Path)
 	if name, ok := strings.CutPrefix(p, "/boot/files/"); ok && httpFiles[name] {
 		h.file(w, r, name)
+		return
+	}
+	if name, ok := strings.CutPrefix(p, httpBootDir); ok && tftpFiles[name] {
+		h.file(w, r, name)
+		return
+	}
+	if p == httpFirst {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(grubFirst(h.server, h.cfg.Ports.HTTP)))
 		return
 	}
 	if mac, ok := macOfGRUBPath(p); ok {
@@ -142,7 +153,7 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 		log.Warn("configuration refused: this machine was not to boot", "why", x.decision.Why())
 		return "", nil
 	}
-	if why := h.impostor(mac, client); why != "" {
+	if why := h.impostor(mac, client, x.relay); why != "" {
 		log.Warn("configuration refused: another machine asks for it", "why", why)
 		return "", nil
 	}
@@ -180,7 +191,10 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 // impostor says why client is not the machine mac, as far as can be known: as DHCP server we know who has the address,
 // else the kernel knows who answers for it. It keeps apart machines that are mixed up; against one that lies about its
 // MAC address nothing on an Ethernet segment helps.
-func (h *handler) impostor(mac provisioning.MAC, client netip.Addr) string {
+func (h *handler) impostor(mac provisioning.MAC, client, relay netip.Addr) string {
+	if why := h.elsewhere(client, relay); why != "" {
+		return why
+	}
 	if h.dhcp.pool != nil && !h.dhcp.lentTo(mac, client, &h.deps) {
 		return "the address is not lent to " + string(mac)
 	}

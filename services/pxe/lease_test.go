@@ -241,7 +241,7 @@ func TestDHCPPackets(t *testing.T) {
 		if o.reply == nil {
 			t.Fatalf("%s: silence", c.name)
 		}
-		golden(t, c.name, fmt.Sprintf("to %s\n%s", replyAddress(o.reply, r.packet, 68), text(onWire(t, o.reply))))
+		golden(t, c.name, fmt.Sprintf("to %s\n%s", replyAddress(o.reply, r, Ports{}.orStandard()), text(onWire(t, o.reply))))
 	}
 }
 

@@ -21,13 +21,26 @@ const (
 	FileExtraLayer = "extra.cpio.zst"
 )
 
+// httpBootDir is where firmware finds by HTTP what it else loads by TFTP: the directory of shim and GRUB.
+const httpBootDir = "/boot/efi/"
+
+// httpFirst is what GRUB reads first after HTTP Boot: "/grub" is built into it, and the server is the one it came from.
+const httpFirst = "/grub/grub.cfg"
+
 // bootFile chooses what a client's firmware is told to load, for the "file" field of the BOOTP header (at most 127
 // octets). httpPort is where the boot service listens at server.
 //
 //	BIOS ROM           undionly.kpxe by TFTP, which asks again as iPXE
 //	iPXE under BIOS    a script by HTTP
 //	UEFI x64, any ROM  shim by TFTP, which loads GRUB from the same directory
+//	UEFI HTTP Boot x64 the same two by HTTP
 func bootFile(r *request, server netip.Addr, httpPort int) (string, error) {
+	if r.http {
+		if r.machine.Arch == provisioning.ArchHTTPBootx64 || r.machine.Arch.Supported() && r.machine.Arch.UEFI() {
+			return fmt.Sprintf("http://%s%s", hostPort(server, httpPort), httpBootDir+FileShim), nil
+		}
+		return "", fmt.Errorf("there is no boot loader for HTTP Boot of %s", r.machine.Arch)
+	}
 	switch r.machine.Arch {
 	case provisioning.ArchBIOS:
 		if r.ipxe {
@@ -63,7 +76,7 @@ func bootImage(files fs.FS) ([]string, error) {
 	return layers, nil
 }
 
-// loaders are the files that a client's firmware loads by TFTP before it asks for anything by HTTP.
+// loaders are the files that a client's firmware loads before it asks for its configuration.
 func loaders(r *request) []string {
 	switch {
 	case r.machine.Arch.UEFI():

@@ -18,12 +18,16 @@ func kernelArguments(mac provisioning.MAC) string {
 // failurePause is how many seconds a message about a failed boot stands on the client's screen.
 const failurePause = 10
 
-// grubFirst is the grub.cfg that GRUB reads by TFTP: Debian's signed network GRUB reads only that one name, so it
-// says where the machine's own configuration is.
+// grubFirst is the grub.cfg that GRUB reads by TFTP, or by HTTP after HTTP Boot: Debian's signed network GRUB reads only
+// that one name, so it says where the machine's own configuration is. Where net_default_mac is not set, GRUB knows the
+// first card alone.
 func grubFirst(server netip.Addr, httpPort int) string {
 	return fmt.Sprintf(`# The first file that GRUB reads; the machine's own configuration is made when it is asked for.
 set timeout=0
-configfile (http,%s)/boot/grub/${net_default_mac}.cfg
+set mac=${net_default_mac}
+if [ -z "$mac" ] ; then set mac=${net_efinet0_mac} ; fi
+if [ -z "$mac" ] ; then set mac=${net_efinet0_dhcp_mac} ; fi
+configfile (http,%s)/boot/grub/${mac}.cfg
 %s`, hostPort(server, httpPort), grubFailure("the configuration of this machine could not be loaded"))
 }
 

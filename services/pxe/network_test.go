@@ -379,7 +379,7 @@ func testProxy(t *testing.T, cns string) {
 // testChain loads what GRUB loads; HTTP from the client's namespace, whose card has the address of known.
 func testChain(t *testing.T, cns string) {
 	body, _, err := fetch(t, us+":69", "/grub/grub.cfg", 1024)
-	if err != nil || !strings.Contains(string(body), "(http,192.0.2.10)/boot/grub/${net_default_mac}.cfg") {
+	if err != nil || !strings.Contains(string(body), "(http,192.0.2.10)/boot/grub/${mac}.cfg") {
 		t.Errorf("grub.cfg: %v\n%s", err, body)
 	}
 	hc := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {

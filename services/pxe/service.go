@@ -49,6 +49,7 @@ type Service struct {
 
 	mu          sync.Mutex // guards what follows
 	exchanges   *exchanges
+	claims      claims
 	secrets     *secrets
 	packetLimit *limiter[string]
 	clientLimit *limiter[provisioning.MAC]
@@ -59,6 +60,8 @@ type Service struct {
 	dhcp dhcpServer
 	// neighbour finds the MAC address of a client's IP address, where the kernel knows it.
 	neighbour func(netip.Addr) (provisioning.MAC, bool)
+	// pause waits; false where ctx ends first.
+	pause func(ctx context.Context, d time.Duration) bool
 }
 
 // port is the UDP port that a packet came in on.
@@ -112,7 +115,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		configLimit: newLimiter[provisioning.MAC](configBurst, configInterval, maxExchanges),
 		bootLimit:   newLimiter[provisioning.MAC](bootBurst, bootInterval, maxExchanges),
 		badLimit:    newLimiter[string](10, 10*time.Second, len(cfg.Interfaces)),
+		claims:      claims{newLRU[provisioning.MAC, claim](maxClaims)},
 		neighbour:   kernelNeighbour,
+		pause:       wait,
 	}
 	switch cfg.Mode {
 	case provisioning.PXEModeProxy:
@@ -297,6 +302,11 @@ func (s *Service) packet(ctx context.Context, i Interface, c *udpConn, on port, 
 		s.complain(i, "DHCP packet ignored", now, "from", from, "err", err)
 		return
 	}
+	if why := s.refuseRelay(&r, on); why != "" {
+		s.metrics.drop(serviceDHCP, why)
+		s.complain(i, "DHCP packet from a relay agent ignored", now, "from", from, "mac", r.mac, "relay", r.relay, "why", why)
+		return
+	}
 	s.mu.Lock()
 	ok = s.clientLimit.allow(r.mac, now)
 	s.mu.Unlock()
@@ -336,10 +346,11 @@ func (s *Service) answer(ctx context.Context, i Interface, c *udpConn, on port, 
 	}
 	if on == portBootServer {
 		kind, ok := bootServerKind(r.kind)
-		if !ok || !r.firmware || from.Addr().IsUnspecified() {
+		if !ok || !r.firmware || r.http || from.Addr().IsUnspecified() {
 			return
 		}
 		if file, ok := s.bootFor(ctx, log, i, r, true); ok {
+			s.metrics.answer(serviceBootServer, "ack")
 			send(bootServerAck(r, kind, i.Prefix.Addr(), file).ToBytes(), from)
 		}
 		return
@@ -350,17 +361,14 @@ func (s *Service) answer(ctx context.Context, i Interface, c *udpConn, on port, 
 			return // for the DHCP server that it chose
 		}
 		file, ok := s.bootFor(ctx, log, i, r, false)
-		if !ok || isDiscover(r) && !wait(ctx, s.cfg.ResponseDelay) {
+		if !ok || isDiscover(r) && !s.pause(ctx, s.cfg.ResponseDelay) {
 			return
 		}
 		b = &boot{file}
 	}
-	to := func(reply interface{ ToBytes() []byte }, a netip.AddrPort) { send(reply.ToBytes(), a) }
-	clientPort := uint16(s.cfg.Ports.DHCPClient)
 	if s.cfg.Mode == provisioning.PXEModeProxy {
 		if b != nil {
-			reply := proxyOffer(r, i.Prefix.Addr(), b.file)
-			to(reply, replyAddress(reply, r.packet, clientPort))
+			s.reply(ctx, r, proxyOffer(r, i.Prefix.Addr(), b.file), send)
 		}
 		return
 	}
@@ -370,7 +378,7 @@ func (s *Service) answer(ctx context.Context, i Interface, c *udpConn, on port, 
 		return
 	}
 	if reply != nil {
-		to(reply, replyAddress(reply, r.packet, clientPort))
+		s.reply(ctx, r, reply, send)
 	}
 }
 
@@ -390,7 +398,8 @@ func (s *Service) bootFor(ctx context.Context, log *slog.Logger, i Interface, r 
 			}
 		}
 		s.mu.Lock()
-		s.exchanges.put(r.machine, r.packet.TransactionID, d, now)
+		relay := s.relayFor(r, bootServer, now)
+		s.exchanges.put(r.machine, r.packet.TransactionID, d, now).relay = relay
 		s.mu.Unlock()
 		log.Info("boot ROM asks", "guid", r.machine.GUID, "arch", r.machine.Arch.String(), "ipxe", r.ipxe,
 			"action", d.Action, "computer", d.Computer, "why", d.Why())
