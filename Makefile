@@ -7,18 +7,19 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.9.2
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0
 FUZZTIME ?= 30s
 SCENARIO ?=
+BENCH ?=
 # Making the deployed Debian and attaching real DHCP servers to the laboratory's switch need root.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 SCENARIOS := $(GO) test $(if $(AS_ROOT),-exec $(AS_ROOT)) -count=1 -v ./qemu-tests
 
-.PHONY: help run test image e2e e2e-all bench soak lint fuzz setup program os unit scenarios clean
+.PHONY: help run test image e2e e2e-all bench netboot soak lint fuzz setup program os unit scenarios clean
 
 help:
 	@echo 'make run                 build everything, start central and an appliance, deploy a machine, show where it runs'
 	@echo 'make test                linters, unit tests and the short list of scenarios (under 30 minutes on 2 cores)'
 	@echo 'make image               build/branchpoint.img'
 	@echo 'make e2e SCENARIO=NAME   one scenario; make e2e-all: all of them'
-	@echo 'make bench               benchmarks'
+	@echo 'make bench               benchmarks beside peers, as a table and build/bench.json; BENCH=NAME: one of them'
 	@echo 'make soak                every scenario and a long fuzz run'
 	@echo 'make lint, make fuzz     linters; each fuzz target for FUZZTIME ($(FUZZTIME))'
 
@@ -62,8 +63,22 @@ e2e-all: image os
 run: image os
 	$(SCENARIOS) -timeout 0 -run '^TestRun$$' -args -demo
 
-bench: setup
-	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v '/qemu-tests')
+# Each benchmark runs alone, once: it measures us and our peers by turns itself (see docs/benchmarks.md).
+bench: $(if $(filter-out boot-to-agent,$(BENCH)),setup,image netboot)
+	@rm -rf build/bench && mkdir -p build/bench
+	@failed=; wanted=$$(echo '$(BENCH)' | tr -d -); \
+	for f in $$(git grep -lE '^func BenchmarkPeers_' -- '*_test.go'); do \
+		for n in $$(sed -nE 's/^func BenchmarkPeers_([A-Za-z0-9]+)\(.*/\1/p' $$f); do \
+			[ -z "$$wanted" ] || [ "$$(echo "$$n" | tr A-Z a-z)" = "$$wanted" ] || continue; \
+			echo "benchmark $$n in $$(dirname $$f)"; \
+			BRANCHPOINT_BENCH_DIR='$(CURDIR)/build/bench' $(GO) test $(if $(AS_ROOT),-exec '$(AS_ROOT) --preserve-env=BRANCHPOINT_BENCH_DIR') \
+				-timeout 60m -run '^$$' -bench "^BenchmarkPeers_$$n$$" -benchtime 1x ./$$(dirname $$f) || failed="$$failed $$n"; done; done; \
+	echo; $(GO) run ./benchmark/cmd/benchtable -dir build/bench $(if $(BENCH),-only '$(BENCH)',-o build/bench.json) || exit 1; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+# The Debian installer that boot-to-agent is measured beside.
+netboot: setup
+	$(GO) run ./benchmark/cmd/netboot
 
 fuzz:
 	@set -e; for f in $$(git grep -lE '^func Fuzz' -- '*_test.go'); do \

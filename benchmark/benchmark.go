@@ -6,9 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -21,7 +24,8 @@ type Contender struct {
 
 // Contest is one row of the table.
 type Contest struct {
-	// Name is lower case with dashes; Unit what the figures count: "s", "MB/s".
+	// Name is lower case with dashes, and without them the name of the benchmark after BenchmarkPeers_: "dhcp-offers" is
+	// BenchmarkPeers_DHCPOffers. Unit is what the figures count: "s", "MB/s".
 	Name, Unit string
 	// HigherIsBetter is set for rates and unset for durations.
 	HigherIsBetter bool
@@ -31,7 +35,11 @@ type Contest struct {
 	Peers []Contender
 }
 
-// Result is a row of bench.json. Ratio is ours against the best peer: more than 1 means ahead, whatever the unit.
+// names are those that a row, and the file it is stored in, may have.
+var names = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
+// Result is a row of bench.json. Figures have four significant digits. Ratio is ours against the best peer: more than 1
+// means ahead, whatever the unit.
 type Result struct {
 	Name  string             `json:"name"`
 	Unit  string             `json:"unit"`
@@ -42,6 +50,9 @@ type Result struct {
 
 // Measure measures everybody Runs times, by turns, so that what slows the machine down slows all of them.
 func (c Contest) Measure(ctx context.Context) (Result, error) {
+	if !names.MatchString(c.Name) || c.Unit == "" {
+		return Result{}, fmt.Errorf("benchmark %q, unit %q: it needs a name in lower case with dashes, and a unit", c.Name, c.Unit)
+	}
 	if c.Runs < 1 || len(c.Peers) == 0 {
 		return Result{}, fmt.Errorf("benchmark %s: it needs at least one run and one peer", c.Name)
 	}
@@ -50,7 +61,7 @@ func (c Contest) Measure(ctx context.Context) (Result, error) {
 	for range c.Runs {
 		for i, who := range all {
 			f, err := who.Run(ctx)
-			if err == nil && !(f > 0) {
+			if err == nil && (!(f > 0) || math.IsInf(f, 0)) {
 				err = fmt.Errorf("the figure is %v", f)
 			}
 			if err != nil {
@@ -59,20 +70,29 @@ func (c Contest) Measure(ctx context.Context) (Result, error) {
 			figures[i] = append(figures[i], f)
 		}
 	}
-	r := Result{Name: c.Name, Unit: c.Unit, Ours: median(figures[0]), Peers: map[string]float64{}}
-	best := 0.0
+	ours, best := median(figures[0]), 0.0
+	r := Result{Name: c.Name, Unit: c.Unit, Ours: round(ours), Peers: map[string]float64{}}
 	for i, p := range c.Peers {
 		f := median(figures[i+1])
-		r.Peers[p.Name] = f
+		r.Peers[p.Name] = round(f)
 		if best == 0 || c.HigherIsBetter == (f > best) {
 			best = f
 		}
 	}
-	r.Ratio = r.Ours / best
+	r.Ratio = round(ours / best)
 	if !c.HigherIsBetter {
-		r.Ratio = best / r.Ours
+		r.Ratio = round(best / ours)
 	}
 	return r, nil
+}
+
+// round keeps four significant digits: more than that no two runs agree on.
+func round(f float64) float64 {
+	f, err := strconv.ParseFloat(strconv.FormatFloat(f, 'g', 4, 64), 64)
+	if err != nil {
+		panic("benchmark: a number that was formatted is none: " + err.Error())
+	}
+	return f
 }
 
 // median is the middle figure, or the mean of the two in the middle.

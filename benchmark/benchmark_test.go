@@ -2,7 +2,11 @@ package benchmark
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"math"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -35,15 +39,44 @@ func TestMeasure(t *testing.T) {
 
 func TestMeasureFails(t *testing.T) {
 	broken := errors.New("broken")
-	ours := Contender{"ours", figures(1, 1)}
+	ours := Contender{"ours", func(context.Context) (float64, error) { return 1, nil }}
 	for name, c := range map[string]Contest{
-		"no run":     {Ours: ours, Peers: []Contender{ours}},
-		"no peer":    {Runs: 1, Ours: ours},
-		"peer fails": {Runs: 1, Ours: ours, Peers: []Contender{{"p", func(context.Context) (float64, error) { return 0, broken }}}},
-		"no figure":  {Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(0)}}},
+		"no run":     {Name: "x", Unit: "u", Ours: ours, Peers: []Contender{ours}},
+		"no peer":    {Name: "x", Unit: "u", Runs: 1, Ours: ours},
+		"peer fails": {Name: "x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", func(context.Context) (float64, error) { return 0, broken }}}},
+		"no figure":  {Name: "x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(0)}}},
+		"no number":  {Name: "x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(math.NaN())}}},
+		"endless":    {Name: "x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(math.Inf(1))}}},
+		"no name":    {Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(1)}}},
+		"a path":     {Name: "../x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(1)}}},
+		"no unit":    {Name: "x", Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(1)}}},
 	} {
 		if r, err := c.Measure(t.Context()); err == nil {
 			t.Errorf("%s: %+v", name, r)
 		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("BRANCHPOINT_BENCH_DIR", dir)
+	Report(t, Contest{
+		Name: "some-row", Unit: "s", Runs: 2,
+		Ours:  Contender{"ours", figures(2.99999, 3)},
+		Peers: []Contender{{"b", figures(12, 12)}, {"a", figures(10, 10)}},
+	})
+	b, err := os.ReadFile(filepath.Join(dir, "some-row.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(b), `{"name":"some-row","unit":"s","ours":3,"peers":{"a":10,"b":12},"ratio":3.333}`+"\n"; got != want {
+		t.Errorf("stored %s, want %s", got, want)
+	}
+	var r Result
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.String(), "some-row                  3 s        3.33 x   a 10, b 12"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
