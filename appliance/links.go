@@ -26,6 +26,7 @@ type links struct {
 	mu      sync.Mutex
 	state   map[string]linkState // by what site.yaml calls the interface
 	order   []string
+	cards   network.Cards // as far as they lack drivers
 	changed chan struct{} // closed and replaced when an interface's state changes
 }
 
@@ -45,6 +46,7 @@ func newLinks(a *appliance) *links {
 // until it works. It returns at once.
 func (a *appliance) startNetwork(ctx context.Context, configured []provisioning.ApplianceInterface) *links {
 	l := newLinks(a)
+	go network.WatchCards(ctx, func() (network.Cards, error) { return network.ReadCards("/sys") }, pause, l.setCards)
 	if len(configured) == 0 {
 		go l.discover(ctx, network.Links, l.start)
 	}
@@ -81,28 +83,12 @@ func (l *links) discover(ctx context.Context, find func() ([]network.Link, error
 		case err != nil:
 			l.a.screen.Set(topicNetwork, problem(err))
 		default:
-			l.a.screen.Set(topicNetwork, l.a.noNetwork())
+			l.show()
 		}
 		if l.sleep(ctx, retryNetwork) != nil {
 			return
 		}
 	}
-}
-
-// noNetwork says that there is no network card, or which cards have no driver.
-func (a *appliance) noNetwork() screen.Item {
-	it := screen.Item{State: screen.Problem, Text: "no network card was found", Next: "Add a wired network card."}
-	cards, err := network.Undriven("/sys")
-	if err != nil || len(cards) == 0 {
-		return it
-	}
-	ids := make([]string, len(cards))
-	for i, c := range cards {
-		ids[i] = c.String()
-	}
-	it.Text = "no driver for the network cards with the PCI ids " + strings.Join(ids, ", ")
-	it.Next = "Use another network card, or report these ids."
-	return it
 }
 
 // keep configures one interface, again until it works.
@@ -155,14 +141,36 @@ func networkConfig(c provisioning.ApplianceInterface) (network.Config, error) {
 
 func (l *links) set(name string, s linkState) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.state[name] = s
 	close(l.changed)
 	l.changed = make(chan struct{})
+	l.mu.Unlock()
+	l.show()
+}
+
+// setCards takes in which cards have no driver.
+func (l *links) setCards(c network.Cards) {
+	l.mu.Lock()
+	l.cards = c
+	l.mu.Unlock()
+	l.a.Log.Warn("network cards without a driver", "pci", c.IDs(), "others", c.Driven)
+	l.show()
+	l.a.emit("network-no-driver", map[string]any{"pci": c.IDs(), "driven": c.Driven})
+}
+
+// show puts the network on the screen.
+func (l *links) show() {
+	l.mu.Lock()
+	defer l.mu.Unlock() // held until it is shown, so that an older state never comes after a newer one
+	l.a.screen.Set(topicNetwork, networkItem(l.order, l.state, l.cards))
+}
+
+// networkItem says how the interfaces stand, in the given order, and which cards have no driver.
+func networkItem(order []string, state map[string]linkState, cards network.Cards) screen.Item {
 	it := screen.Item{State: screen.OK}
 	var lines []string
-	for _, n := range l.order {
-		s, ok := l.state[n]
+	for _, n := range order {
+		s, ok := state[n]
 		switch {
 		case !ok:
 		case s.err != nil:
@@ -181,8 +189,24 @@ func (l *links) set(name string, s linkState) {
 			lines = append(lines, line)
 		}
 	}
+	const useExtra = "start it from the medium's menu (hold Esc while it starts) as “Branchpoint with drivers for servers and rare hardware”"
+	ids := strings.Join(cards.IDs(), ", ")
+	switch {
+	case len(cards.Undriven) > 0 && cards.Driven == 0:
+		it.State = screen.Problem
+		it.Next = "Add a network card that has a driver, or " + useExtra + ". If that has none either, report these ids."
+		lines = append(lines, "no driver for the network cards with the PCI ids "+ids)
+	case len(cards.Undriven) > 0:
+		lines = append(lines, "not used, as there is no driver for the network cards with the PCI ids "+ids)
+		if it.Next == "" {
+			it.Next = "To use them too, " + useExtra + "."
+		}
+	case len(lines) == 0:
+		it.State, it.Next = screen.Problem, "Add a wired network card."
+		lines = append(lines, "no network card was found")
+	}
 	it.Text = strings.Join(lines, "\n")
-	l.a.screen.Set(topicNetwork, it)
+	return it
 }
 
 // serving lists the interfaces that have an address and may serve, narrowed to the given names unless there are none. The

@@ -3,19 +3,24 @@ package appliance
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"branchpoint/appliance/screen"
+	"branchpoint/initramfs/events"
 	"branchpoint/initramfs/network"
 	"branchpoint/provisioning"
 	"branchpoint/services/pxe"
 )
 
 func testLinks(names ...string) *links {
-	l := newLinks(&appliance{screen: screen.New("", nil, nil, nil)})
+	a := &appliance{screen: screen.New("", nil, nil, nil), events: events.New(time.Now)}
+	a.Log = slog.New(slog.DiscardHandler)
+	l := newLinks(a)
 	l.order = names
 	return l
 }
@@ -162,5 +167,53 @@ func TestDiscoverStartsCardsThatAppearLater(t *testing.T) {
 	})
 	if !slices.Equal(started, []string{"eth0", "usb0"}) {
 		t.Errorf("started %q, want each card once, as it appeared", started)
+	}
+}
+
+func TestNetworkItem(t *testing.T) {
+	card := network.PCIDevice{Slot: "0000:00:03.0", Vendor: "10ec", Device: "8029", SubsystemVendor: "1af4", SubsystemDevice: "1100"}
+	up := linkState{status: network.Status{Interface: "eth0", Address: netip.MustParsePrefix("192.0.2.10/24")}, serves: true, up: true}
+	failed := linkState{err: errors.New("no carrier"), serves: true}
+	for _, c := range []struct {
+		name  string
+		order []string
+		state map[string]linkState
+		cards network.Cards
+		want  screen.State
+		says  []string
+		next  string
+	}{
+		{name: "no card", want: screen.Problem, says: []string{"no network card was found"}, next: "Add a wired"},
+		{name: "no driver", cards: network.Cards{Undriven: []network.PCIDevice{card}}, want: screen.Problem, says: []string{"no driver", "[10ec:8029] subsystem [1af4:1100]"}, next: "servers and rare hardware"},
+		{
+			name: "configured and no driver", order: []string{"eth0"}, state: map[string]linkState{"eth0": {}}, cards: network.Cards{Undriven: []network.PCIDevice{card}},
+			want: screen.Problem, says: []string{"eth0: waiting", "no driver", "10ec:8029"}, next: "Add a network card that has a driver",
+		},
+		{name: "up", order: []string{"eth0"}, state: map[string]linkState{"eth0": up}, cards: network.Cards{Driven: 1}, want: screen.OK, says: []string{"eth0 192.0.2.10/24"}},
+		{
+			name: "up beside one without a driver", order: []string{"eth0"}, state: map[string]linkState{"eth0": up}, cards: network.Cards{Driven: 1, Undriven: []network.PCIDevice{card}},
+			want: screen.OK, says: []string{"eth0 192.0.2.10/24", "not used", "10ec:8029"}, next: "To use them too",
+		},
+		{
+			name: "failed beside one without a driver", order: []string{"eth0"}, state: map[string]linkState{"eth0": failed}, cards: network.Cards{Driven: 1, Undriven: []network.PCIDevice{card}},
+			want: screen.Problem, says: []string{"no carrier", "10ec:8029"}, next: "Check the cable",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			it := networkItem(c.order, c.state, c.cards)
+			if it.State != c.want || !strings.Contains(it.Next, c.next) || (c.next == "") != (it.Next == "") {
+				t.Errorf("state %q, next %q; want %q, %q", it.State, it.Next, c.want, c.next)
+			}
+			for _, want := range c.says {
+				if !strings.Contains(it.Text, want) {
+					t.Errorf("%q is missing in %q", want, it.Text)
+				}
+			}
+		})
+	}
+	l := testLinks()
+	l.setCards(network.Cards{Undriven: []network.PCIDevice{card}})
+	if it := l.a.screen.Items()[topicNetwork]; it.State != screen.Problem || !strings.Contains(it.Text, "10ec:8029") {
+		t.Errorf("the screen says %+v", it)
 	}
 }

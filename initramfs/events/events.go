@@ -35,7 +35,7 @@ type Emitter struct {
 // New returns an emitter into FIFO that takes its times from now.
 func New(now func() time.Time) *Emitter { return &Emitter{path: FIFO, now: now} }
 
-// Emit writes one event with fields, whose values are strings, numbers or booleans. Fields named "time" and "event" are
+// Emit writes one event with fields, whose values are strings, numbers, booleans or lists of them. Fields named "time" and "event" are
 // overwritten. Without a FIFO or a reader it does nothing. It waits at most two seconds for a slow reader.
 func (e *Emitter) Emit(event string, fields map[string]any) error {
 	line, err := Line(e.now(), event, fields)

@@ -3,9 +3,7 @@ package network
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -87,42 +85,6 @@ func readText(parts ...string) string {
 func exists(parts ...string) bool {
 	_, err := os.Stat(filepath.Join(parts...))
 	return err == nil
-}
-
-// PCIDevice is a device on the PCI bus, by what its maker says it is.
-type PCIDevice struct {
-	Slot           string // 0000:00:1f.6
-	Vendor, Device string // four hexadecimal digits each
-}
-
-// String is the notation of lspci -nn, by which drivers are looked for.
-func (d PCIDevice) String() string { return fmt.Sprintf("%s [%s:%s]", d.Slot, d.Vendor, d.Device) }
-
-// Undriven returns the network cards that no driver has taken, sorted by slot. sysfs is usually /sys.
-func Undriven(sysfs string) ([]PCIDevice, error) {
-	dir := filepath.Join(sysfs, "bus/pci/devices")
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // a machine without PCI
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list PCI devices: %w", err)
-	}
-	var devices []PCIDevice
-	for _, e := range entries {
-		base := filepath.Join(dir, e.Name())
-		// Class 0x02 is "network controller" (PCI Code and ID Assignment), 0x0280 its Wi-Fi cards, which are not driven on
-		// purpose.
-		class := readText(base, "class")
-		if !strings.HasPrefix(class, "0x02") || strings.HasPrefix(class, "0x0280") || exists(base, "driver") {
-			continue
-		}
-		devices = append(devices, PCIDevice{
-			Slot:   e.Name(),
-			Vendor: strings.TrimPrefix(readText(base, "vendor"), "0x"), Device: strings.TrimPrefix(readText(base, "device"), "0x"),
-		})
-	}
-	return devices, nil
 }
 
 // waitFor asks ten times a second whether something has come about, until the context ends.

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -151,6 +150,9 @@ func TestLinksAndUndriven(t *testing.T) {
 		"class/net/wlan0/type": "1\n", "class/net/wlan0/device/x": "", "class/net/wlan0/phy80211/x": "",
 		"bus/pci/devices/0000:00:03.0/class": "0x020000\n", "bus/pci/devices/0000:00:03.0/driver/x": "",
 		"bus/pci/devices/0000:00:04.0/class": "0x020000\n", "bus/pci/devices/0000:00:04.0/vendor": "0x14c3\n", "bus/pci/devices/0000:00:04.0/device": "0x7902\n",
+		"bus/pci/devices/0000:00:04.0/subsystem_vendor": "0x1af4\n", "bus/pci/devices/0000:00:04.0/subsystem_device": "0x1100\n",
+		"bus/pci/devices/0000:00:07.0/class": "0x020000\n", "bus/pci/devices/0000:00:07.0/vendor": "0x10ec\n", "bus/pci/devices/0000:00:07.0/device": "0x8029\n",
+		"bus/pci/devices/0000:00:07.0/subsystem_vendor": "0x0000\n", "bus/pci/devices/0000:00:07.0/subsystem_device": "0x0000\n",
 		"bus/pci/devices/0000:00:05.0/class": "0x028000\n", "bus/pci/devices/0000:00:06.0/class": "0x010601\n",
 	} {
 		path := filepath.Join(sysfs, name)
@@ -177,8 +179,8 @@ func TestLinksAndUndriven(t *testing.T) {
 			t.Errorf("selector %q chose %v", selector, got)
 		}
 	}
-	missing, err := Undriven(sysfs)
-	if err != nil || fmt.Sprint(missing) != "[0000:00:04.0 [14c3:7902]]" {
-		t.Errorf("undriven %v, %v", missing, err)
+	cards, err := ReadCards(sysfs)
+	if err != nil || cards.Driven != 2 || !slices.Equal(cards.IDs(), []string{"0000:00:04.0 [14c3:7902] subsystem [1af4:1100]", "0000:00:07.0 [10ec:8029]"}) {
+		t.Errorf("cards %v, %v", cards, err)
 	}
 }

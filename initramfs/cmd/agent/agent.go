@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"branchpoint/initramfs/network"
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/sequence"
 	"branchpoint/provisioning/sequence/steps"
@@ -32,13 +33,15 @@ type Interface struct {
 type Agent struct {
 	ReadBoot func() (client.Boot, error)
 	// Network brings the interface with that address up, or any if it is empty.
-	Network  func(ctx context.Context, mac provisioning.MAC) (Interface, error)
-	Connect  func(client.Boot) (Branch, error)
-	Hardware Hardware
-	Machine  func(steps.Firmware) steps.System
-	SetClock func(time.Time) error
-	Restart  func() error
-	Screen   *Screen
+	Network func(ctx context.Context, mac provisioning.MAC) (Interface, error)
+	// WatchCards calls tell whenever other network cards have no driver, until ctx ends.
+	WatchCards func(ctx context.Context, tell func(network.Cards))
+	Connect    func(client.Boot) (Branch, error)
+	Hardware   Hardware
+	Machine    func(steps.Firmware) steps.System
+	SetClock   func(time.Time) error
+	Restart    func() error
+	Screen     *Screen
 	// Emit tells whoever runs the computer in a virtual machine.
 	Emit   func(event string, fields map[string]any)
 	Now    func() time.Time
@@ -63,6 +66,7 @@ const (
 // why, and waits for a person: a restart would only fail again.
 func (a *Agent) Run(ctx context.Context) error {
 	a.Screen.Say("Branchpoint")
+	go a.WatchCards(ctx, a.tellCards)
 	boot, err := a.ReadBoot()
 	if err != nil {
 		return a.stop(ctx, "boot-configuration", err)
@@ -86,6 +90,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.stop(ctx, "assignment", err)
 	}
 	return a.sequence(ctx, b, facts, assignment)
+}
+
+// tellCards says which network cards have no driver, and what to do.
+func (a *Agent) tellCards(c network.Cards) {
+	a.Log.Warn("network cards without a driver", "pci", c.IDs(), "others", c.Driven)
+	if text := renderCards(c); text != "" {
+		a.Screen.Say(text)
+	}
+	a.Emit("network-no-driver", map[string]any{"pci": c.IDs(), "driven": c.Driven})
 }
 
 // stop shows an error and waits for a person.

@@ -9,12 +9,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"branchpoint/initramfs/network"
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/sequence/steps"
 	"branchpoint/provisioning/sequence/steps/memory"
@@ -58,6 +60,7 @@ type bench struct {
 	report     func(call int) error
 	network    func(try int, mac provisioning.MAC) (Interface, error)
 	calls      map[string]int
+	cards      *network.Cards // told by the watch of the network cards
 }
 
 func (b *bench) count(what string) int {
@@ -133,6 +136,11 @@ func newBench(t *testing.T, list ...provisioning.Step) *bench {
 		Network: func(_ context.Context, mac provisioning.MAC) (Interface, error) {
 			tries++
 			return b.network(tries, mac)
+		},
+		WatchCards: func(_ context.Context, tell func(network.Cards)) {
+			if b.cards != nil {
+				tell(*b.cards)
+			}
 		},
 		Connect:  func(client.Boot) (Branch, error) { return b, nil },
 		Hardware: Hardware{Root: root},
@@ -376,6 +384,37 @@ func TestAgentTriesOtherCards(t *testing.T) {
 	}
 	if b.registered[0].MAC != "52:54:00:12:34:56" {
 		t.Errorf("registered as %s", b.registered[0].MAC)
+	}
+}
+
+func TestAgentNamesCardsWithoutDriver(t *testing.T) {
+	undriven := []network.PCIDevice{{Slot: "0000:00:03.0", Vendor: "10ec", Device: "8029", SubsystemVendor: "1af4", SubsystemDevice: "1100"}}
+	for _, c := range []struct {
+		name  string
+		cards network.Cards
+		says  []string
+	}{
+		{"no card has one", network.Cards{Undriven: undriven}, []string{"There is no driver for this computer's network cards", "[10ec:8029] subsystem [1af4:1100]", "Add a network card"}},
+		{"one of two has none", network.Cards{Driven: 1, Undriven: undriven}, []string{"Note: there is no driver", "[10ec:8029] subsystem [1af4:1100]", "not used"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			b.cards = &c.cards
+			// It is said even where the agent cannot begin.
+			b.agent.ReadBoot = func() (client.Boot, error) { return client.Boot{}, errors.New("there is no boot configuration") }
+			if err := b.run(t, "network-no-driver", c.says[0]); !errors.Is(err, context.Canceled) {
+				t.Errorf("ended with %v", err)
+			}
+			for _, want := range c.says {
+				if !strings.Contains(b.screen.String(), want) {
+					t.Errorf("%q is missing in:\n%s", want, b.screen)
+				}
+			}
+			i := slices.Index(b.events, "network-no-driver")
+			if got := b.fields[i]["pci"]; !reflect.DeepEqual(got, []string{"0000:00:03.0 [10ec:8029] subsystem [1af4:1100]"}) || b.fields[i]["driven"] != c.cards.Driven {
+				t.Errorf("event's fields are %v", b.fields[i])
+			}
+		})
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"branchpoint/initramfs/events"
+	"branchpoint/initramfs/network"
 	"branchpoint/initramfs/target"
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/sequence"
@@ -52,6 +53,9 @@ func run(ctx context.Context) error {
 	a := &Agent{
 		ReadBoot: func() (client.Boot, error) { return client.ReadBoot(client.BootConfigPath) },
 		Network:  func(ctx context.Context, mac provisioning.MAC) (Interface, error) { return bringUp(ctx, mac, log) },
+		WatchCards: func(ctx context.Context, tell func(network.Cards)) {
+			network.WatchCards(ctx, func() (network.Cards, error) { return network.ReadCards("/sys") }, sequence.Wait, tell)
+		},
 		Connect: func(b client.Boot) (Branch, error) {
 			key, err := client.LoadKey(client.KeyPath)
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"branchpoint/initramfs/network"
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/sequence"
 	"branchpoint/provisioning/sequence/steps"
@@ -162,6 +163,19 @@ func renderTrouble(doing string, err error) string {
 		text += "\n  " + next
 	}
 	return text
+}
+
+// renderCards says which network cards have no driver, and what to do; where others have one it is a note.
+func renderCards(c network.Cards) string {
+	ids := strings.Join(c.IDs(), ", ")
+	switch {
+	case len(c.Undriven) == 0:
+		return "Every network card has a driver now."
+	case c.Driven > 0:
+		return "Note: there is no driver for the network cards with the PCI ids " + ids + ". They are not used."
+	}
+	return "There is no driver for this computer's network cards. Their PCI ids are " + ids + ".\n" +
+		"  Add a network card that has a driver, or give these ids to your administrator."
 }
 
 // Fail shows what ended the work, and what to do.
