@@ -33,6 +33,7 @@ var scenarios = []struct {
 	{"deploy-uefi-secureboot-proxy", true, deployUEFISecureBootProxy},
 	{"deploy-bios-dhcp", true, deployBIOSDHCP},
 	{"deploy-uefi-rootfs", false, deployUEFIRootFileSystem},
+	{"nic-models", false, nicModels},
 }
 
 func TestScenario(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,38 +28,52 @@ const (
 // site is a branch office in the lab with its central: a switch for the office, a WAN link from the appliance to central,
 // which runs on this host.
 type site struct {
-	t      *testing.T
+	t      testing.TB
 	lab    *lab.Lab
 	office *lab.Switch
 	wan    *lab.Link
 
 	data, admin string // central's data directory, the admin's file
 	central     string // its address on this host
+	process     *exec.Cmd
 	yaml        string // the directory of configuration documents
 	appliance   *lab.Machine
+
+	// What a scenario may set before startAppliance: the model of the appliance's card in the office ("" is virtio), and
+	// the office's default gateway ("" is none).
+	model, gateway string
 }
 
 // newSite starts central with the content package debian-13 from the given file.
-func newSite(t *testing.T, image string) *site {
+func newSite(t testing.TB, image string) *site {
+	t.Helper()
+	s := newBareSite(t)
+	s.must("content", "add", "debian-13", image)
+	return s
+}
+
+// newBareSite starts central without content.
+func newBareSite(t testing.TB) *site {
 	t.Helper()
 	l := lab.New(t)
 	s := &site{t: t, lab: l, office: l.Switch("office"), data: filepath.Join(t.TempDir(), "central"), yaml: t.TempDir()}
 	s.startCentral()
 	s.wan = lab.NewLink(t, s.central)
-	s.must("content", "add", "debian-13", image)
 	return s
 }
 
-// startCentral runs central until the test ends.
+// startCentral runs central until the test ends. Started again, it has the data and the address that it had.
 func (s *site) startCentral() {
 	s.t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.t.Fatal(err)
+	if s.central == "" {
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.central = free.Addr().String()
+		free.Close()
 	}
-	s.central = free.Addr().String()
-	free.Close()
-	logFile, err := os.Create(s.lab.Path("central.log"))
+	logFile, err := os.OpenFile(s.lab.Path("central.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -68,6 +83,7 @@ func (s *site) startCentral() {
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.process = cmd
 	s.t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		cmd.Wait()
@@ -117,36 +133,46 @@ func (s *site) apply(name, text string) {
 	s.must("apply", "-f", s.yaml)
 }
 
-// network is the appliance's: a fixed address in the office, DHCP on the WAN, where nobody is served.
-func network(office, wan *lab.NIC) string {
+// network is the appliance's: a fixed address in the office, with a gateway unless that is empty, and DHCP on the WAN, where
+// nobody is served.
+func network(office, wan *lab.NIC, gateway string) string {
+	if gateway != "" {
+		gateway = "  gateway: " + gateway + "\n"
+	}
 	return fmt.Sprintf(`- mac: %s
   address: %s/24
-- mac: %s
+%s- mac: %s
   dhcp: true
   serve: false
-`, office.MAC, applianceAddr, wan.MAC)
+`, office.MAC, applianceAddr, gateway, wan.MAC)
 }
 
 // startAppliance personalises the file for site LON and boots it as a USB disk, with a blank data disk and more disks.
 func (s *site) startAppliance(fw lab.Firmware, more ...lab.Disk) *lab.Machine {
 	s.t.Helper()
-	office := lab.NIC{MAC: net.HardwareAddr{0x52, 0x54, 0, 0x77, 0, 2}, Switch: s.office}
+	c := s.applianceConfig(fw)
+	c.Disks = append(append(c.Disks, lab.Disk{Path: s.lab.BlankDisk("data", 8<<30), Serial: "DATA0001"}), more...)
+	s.appliance = s.lab.Machine(c)
+	s.appliance.Start()
+	return s.appliance
+}
+
+// applianceConfig personalises the file for site LON and gives the machine that boots it as a USB disk, without a data disk.
+func (s *site) applianceConfig(fw lab.Firmware) lab.Config {
+	s.t.Helper()
+	office := lab.NIC{Model: s.model, MAC: net.HardwareAddr{0x52, 0x54, 0, 0x77, 0, 2}, Switch: s.office}
 	wan := lab.NIC{MAC: net.HardwareAddr{0x52, 0x54, 0, 0x77, 1, 2}, WAN: &lab.WAN{Forwards: []lab.Forward{{Guest: centralGuestAddr, Host: s.wan.Addr()}}}}
 	networkFile := filepath.Join(s.t.TempDir(), "network.yaml")
-	if err := os.WriteFile(networkFile, []byte(network(&office, &wan)), 0o600); err != nil {
+	if err := os.WriteFile(networkFile, []byte(network(&office, &wan, s.gateway)), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 	image := filepath.Join(s.t.TempDir(), "lon.img")
 	s.must("appliance", "image", "--site", "LON", "--central", centralGuestAddr, "--network", networkFile,
 		"--image", lab.Artifact(s.t, "build/branchpoint.img"), "--output", image)
-	disks := append([]lab.Disk{
-		{Path: image, Bus: lab.USB, Boot: 1},
-		{Path: s.lab.BlankDisk("data", 8<<30), Serial: "DATA0001"},
-	}, more...)
-	m := s.lab.Machine(lab.Config{Name: "appliance", Firmware: fw, MemoryMB: 1536, Disks: disks, NICs: []lab.NIC{office, wan}})
-	m.Start()
-	s.appliance = m
-	return m
+	return lab.Config{
+		Name: "appliance", Firmware: fw, MemoryMB: 1536,
+		Disks: []lab.Disk{{Path: image, Bus: lab.USB, Boot: 1}}, NICs: []lab.NIC{office, wan},
+	}
 }
 
 // waitServing waits until the appliance has its configuration and content, and serves.
@@ -177,14 +203,28 @@ func (s *site) runs() []run {
 // waitRun waits until central knows that the computer's run has ended, and requires success.
 func (s *site) waitRun(computer string) {
 	s.t.Helper()
+	s.waitRuns(computer)
+}
+
+// waitRuns waits until central knows of one run of each of the computers, and of no other, which have all succeeded.
+func (s *site) waitRuns(computers ...string) {
+	s.t.Helper()
+	want := slices.Sorted(slices.Values(computers))
 	deadline := time.Now().Add(time.Minute)
 	for {
 		runs := s.runs()
-		if len(runs) == 1 && runs[0].Computer == computer && runs[0].State == "succeeded" {
+		var got []string
+		for _, r := range runs {
+			if r.State == "succeeded" {
+				got = append(got, r.Computer)
+			}
+		}
+		slices.Sort(got)
+		if len(runs) == len(want) && slices.Equal(got, want) {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("central knows of %+v; want one run of %s that succeeded", runs, computer)
+			s.t.Fatalf("central knows of %+v; want one run each of %v that succeeded", runs, want)
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -38,15 +38,7 @@ func (l *Lab) DNSMasq(name string, s *Switch, address string, o DNSMasqOptions) 
 		"--interface=" + InterfaceName, "--bind-interfaces", "--except-interface=lo", "--dhcp-authoritative",
 		"--dhcp-leasefile=" + d.leases, "--dhcp-range=" + o.Range,
 	}
-	p, err := n.startLogged(safeName(name)+".log", append(args, o.Args...)...)
-	if err != nil {
-		l.t.Fatalf("dnsmasq %s: %v", name, err)
-	}
-	d.proc = p
-	if err := d.waitUp(10 * time.Second); err != nil {
-		log, _ := os.ReadFile(l.Path(safeName(name) + ".log"))
-		l.t.Fatalf("dnsmasq %s: %v\n%s", name, err, log)
-	}
+	d.start(append(args, o.Args...))
 	return d
 }
 
@@ -54,6 +46,37 @@ func (l *Lab) DNSMasq(name string, s *Switch, address string, o DNSMasqOptions) 
 func defaultRange(p netip.Prefix) string {
 	a := p.Addr().As4()
 	return fmt.Sprintf("%d.%d.%d.100,%d.%d.%d.199,1h", a[0], a[1], a[2], a[0], a[1], a[2])
+}
+
+// DHCPRelay makes a router a DHCP relay agent (dnsmasq) for the network in which it has the address local, to all of the
+// servers at once, as routers do for a DHCP server and a PXE server beside it.
+func (l *Lab) DHCPRelay(r *Router, local string, servers ...netip.Addr) *DNSMasq {
+	l.t.Helper()
+	d := &DNSMasq{Namespace: r.Namespace, leases: l.Path(safeName(r.name) + ".leases")}
+	args := []string{
+		"dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--no-resolv", "--no-hosts", "--log-dhcp", "--log-facility=-",
+		"--dhcp-leasefile=" + d.leases,
+	}
+	for _, s := range servers {
+		args = append(args, "--dhcp-relay="+local+","+s.String())
+	}
+	d.start(args)
+	return d
+}
+
+// start runs dnsmasq until the test ends; the test fails if it does not come up.
+func (d *DNSMasq) start(argv []string) {
+	l, log := d.lab, safeName(d.name)+".log"
+	l.t.Helper()
+	p, err := d.startLogged(log, argv...)
+	if err != nil {
+		l.t.Fatalf("dnsmasq %s: %v", d.name, err)
+	}
+	d.proc = p
+	if err := d.waitUp(30 * time.Second); err != nil {
+		text, _ := os.ReadFile(l.Path(log))
+		l.t.Fatalf("dnsmasq %s: %v\n%s", d.name, err, text)
+	}
 }
 
 // waitUp waits until the server holds port 67.

@@ -70,15 +70,26 @@ func (l *Lab) newNamespace(name string, s *Switch, address string) (*Namespace, 
 		return nil, fmt.Errorf("make a network namespace: %w", err)
 	}
 	l.onClose(func() { close(n.work) })
-	var tap *os.File
-	n.Do(func() { tap, err = n.setUp() })
+	n.Do(func() { err = setLoopbackUp() })
 	if err != nil {
 		return nil, err
 	}
-	n.port = s.newPort(name, func() { tap.Close() })
+	n.port, err = n.attach(s, name, InterfaceName, n.mac, prefix)
+	return n, err
+}
+
+// attach makes an interface of the namespace and connects it to a port of the switch.
+func (n *Namespace) attach(s *Switch, portName, ifName string, mac net.HardwareAddr, prefix netip.Prefix) (*Port, error) {
+	var tap *os.File
+	var err error
+	n.Do(func() { tap, err = makeInterface(ifName, mac, prefix) })
+	if err != nil {
+		return nil, err
+	}
+	port := s.newPort(portName, func() { tap.Close() })
 	go func() {
 		buf := make([]byte, MaxFrame)
-		err := n.port.carry(
+		err := port.carry(
 			func() ([]byte, error) {
 				k, err := tap.Read(buf)
 				return append([]byte(nil), buf[:k]...), err
@@ -93,19 +104,36 @@ func (l *Lab) newNamespace(name string, s *Switch, address string) (*Namespace, 
 			func() { tap.Close() },
 		)
 		if err != nil {
-			l.logf("namespace %s: %v", name, err)
+			n.lab.logf("namespace %s: %v", n.name, err)
 		}
 	}()
-	return n, nil
+	return port, nil
 }
 
-// setUp runs in the namespace.
-func (n *Namespace) setUp() (*os.File, error) {
+// setLoopbackUp runs in the namespace.
+func setLoopbackUp() error {
+	h, err := netlink.NewHandle()
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer h.Close()
+	lo, err := h.LinkByName("lo")
+	if err == nil {
+		err = h.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
+}
+
+// makeInterface makes a tap device in the namespace that it runs in, with its addresses, up.
+func makeInterface(name string, mac net.HardwareAddr, prefix netip.Prefix) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
 	}
-	req, err := unix.NewIfreq(InterfaceName)
+	req, err := unix.NewIfreq(name)
 	if err == nil {
 		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
@@ -115,39 +143,32 @@ func (n *Namespace) setUp() (*os.File, error) {
 		return nil, fmt.Errorf("make a tap device: %w", err)
 	}
 	tap := os.NewFile(uintptr(fd), "tap") // only now: a tun file that is not attached cannot be polled
-	h, err := netlink.NewHandle()
-	if err != nil {
-		tap.Close()
-		return nil, fmt.Errorf("open netlink: %w", err)
-	}
-	defer h.Close()
-	err = func() error {
-		lo, err := h.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		if err := h.LinkSetUp(lo); err != nil {
-			return err
-		}
-		eth, err := h.LinkByName(InterfaceName)
-		if err != nil {
-			return err
-		}
-		if err := h.LinkSetHardwareAddr(eth, n.mac); err != nil {
-			return err
-		}
-		bits := n.addr.Bits()
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: n.addr.Addr().AsSlice(), Mask: net.CIDRMask(bits, n.addr.Addr().BitLen())}}
-		if err := h.AddrAdd(eth, addr); err != nil {
-			return err
-		}
-		return h.LinkSetUp(eth)
-	}()
-	if err != nil {
+	if err := setInterfaceUp(name, mac, prefix); err != nil {
 		tap.Close()
 		return nil, fmt.Errorf("set up the interface: %w", err)
 	}
 	return tap, nil
+}
+
+// setInterfaceUp runs in the namespace.
+func setInterfaceUp(name string, mac net.HardwareAddr, prefix netip.Prefix) error {
+	h, err := netlink.NewHandle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	eth, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if err := h.LinkSetHardwareAddr(eth, mac); err != nil {
+		return err
+	}
+	mask := net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())
+	if err := h.AddrAdd(eth, &netlink.Addr{IPNet: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: mask}}); err != nil {
+		return err
+	}
+	return h.LinkSetUp(eth)
 }
 
 // Do calls f in the namespace: sockets that f makes belong to it. f must not start goroutines that make sockets.

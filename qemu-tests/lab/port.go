@@ -28,6 +28,7 @@ type Port struct {
 
 	connected atomic.Bool
 	unplugged atomic.Bool
+	unseen    atomic.Bool
 
 	in, out, inBytes, outBytes, dropped atomic.Uint64
 }
@@ -87,6 +88,10 @@ func (p *Port) Unplug() { p.unplugged.Store(true) }
 
 // Plug puts the cable back in.
 func (p *Port) Plug() { p.unplugged.Store(false) }
+
+// SetCaptured says whether what the attached device sends is captured, and its DHCP messages remembered, as they are from the
+// beginning. Counters count it in any case. A flood is better left out: it would push out what it is meant to disturb.
+func (p *Port) SetCaptured(on bool) { p.unseen.Store(!on) }
 
 // Counters returns what the port has carried so far.
 func (p *Port) Counters() Counters {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
 // MaxFrame is the largest frame in bytes that a switch forwards: what QEMU itself takes (NET_BUFSIZE: 4096 + 65536).
@@ -20,7 +22,7 @@ const minFrame = 14
 const tableLimit = 4096
 
 // Switch is an isolated Ethernet segment: a learning switch in the test process. Nothing leaves it but through what the test
-// attaches. Everything that enters it is captured in <switch>.pcap.
+// attaches. Everything that enters it is captured in <switch>.pcap, but what comes from ports that are not ([Port.SetCaptured]).
 type Switch struct {
 	name    string
 	lab     *Lab
@@ -72,12 +74,19 @@ func (s *Switch) forward(from *Port, frame []byte) {
 		from.dropped.Add(1)
 		return
 	}
-	msg, isDHCP := decodeDHCP(p)
+	captured := !from.unseen.Load()
+	var msg *dhcpv4.DHCPv4
+	isDHCP := false
+	if captured {
+		msg, isDHCP = decodeDHCP(p)
+	}
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.capture.write(now, frame, isDHCP)
-	if isDHCP && msg != nil && len(s.dhcp) < dhcpLimit {
+	if captured {
+		s.capture.write(now, frame, isDHCP)
+	}
+	if msg != nil && len(s.dhcp) < dhcpLimit {
 		s.dhcp = append(s.dhcp, DHCPMessage{Time: now, From: from.name, Packet: p, Message: msg})
 		close(s.change)
 		s.change = make(chan struct{})
