@@ -80,6 +80,8 @@ func forbidden(from, to string) string {
 		return "nothing depends on the laboratory"
 	case room(from) == "qemu-tests" && ours && room(to) != "qemu-tests":
 		return "the laboratory uses built artifacts and public protocols"
+	case room(to) == "benchmark" && room(from) != "benchmark":
+		return "no program measures itself: only tests use benchmark"
 	case strings.HasSuffix(to, "modernc.org/sqlite") || to == "database/sql":
 		if service(from) != "store" {
 			return "only services/store knows SQL"
@@ -91,6 +93,8 @@ func forbidden(from, to string) string {
 func forbiddenInTests(from, to string) string {
 	laboratory := func(p string) bool { return strings.HasPrefix(p, "branchpoint/qemu-tests") }
 	switch {
+	case to == "branchpoint/benchmark": // it knows nothing of the product, and any test may measure
+		return ""
 	case laboratory(from) && strings.HasPrefix(to, "branchpoint/") && !laboratory(to):
 		return "the laboratory uses built artifacts and public protocols"
 	case !laboratory(from) && laboratory(to):
@@ -118,9 +122,24 @@ func TestForbidden(t *testing.T) {
 		{"branchpoint/appliance", "branchpoint/services/store", false},
 		{"branchpoint/appliance", "branchpoint/qemu-tests/lab", true},
 		{"branchpoint/qemu-tests", "branchpoint/provisioning", true},
+		{"branchpoint/appliance", "branchpoint/benchmark", true},
+		{"branchpoint/benchmark/cmd/benchtable", "branchpoint/benchmark", false},
 	} {
 		if got := forbidden(c.from, c.to); (got != "") != c.bad {
 			t.Errorf("%s → %s: %q", c.from, c.to, got)
+		}
+	}
+	for _, c := range []struct {
+		from, to string
+		bad      bool
+	}{
+		{"branchpoint/qemu-tests", "branchpoint/benchmark", false},
+		{"branchpoint/services/pxe", "branchpoint/benchmark", false},
+		{"branchpoint/qemu-tests", "branchpoint/provisioning", true},
+		{"branchpoint/services/pxe", "branchpoint/qemu-tests/lab", true},
+	} {
+		if got := forbiddenInTests(c.from, c.to); (got != "") != c.bad {
+			t.Errorf("a test of %s → %s: %q", c.from, c.to, got)
 		}
 	}
 }
