@@ -27,14 +27,31 @@ var migrations embed.FS
 
 // Store is an open database. Its methods may be called from many goroutines, and from several processes.
 type Store struct {
-	db   *sql.DB
-	path string
+	db      *sql.DB
+	path    string
+	alone   bool
+	metrics *metrics
+	failed  func(error)
 }
+
+// Option changes how a database is opened.
+type Option func(*Store)
+
+// Alone says that this process alone has the database open. SQLite then keeps the index of its log in memory; shared with
+// others it would be a mapped file, and a disk that fails would end the program by a fault rather than by an error.
+func Alone() Option { return func(s *Store) { s.alone = true } }
+
+// OnFailure has f called with every error of the database itself, such as a disk that is full or cannot be read: not with
+// what callers did wrong, and not when their context ended. It must return soon.
+func OnFailure(f func(error)) Option { return func(s *Store) { s.failed = f } }
 
 // Open opens the SQLite database at path, makes it where there is none (mode 0600: it holds secrets), and brings its
 // tables up to date. It fails with CodeCorrupt where the file is no database of ours, or a newer program's.
-func Open(ctx context.Context, path string) (*Store, error) {
-	s := &Store{path: path}
+func Open(ctx context.Context, path string, options ...Option) (*Store, error) {
+	s := &Store{path: path, metrics: newMetrics(), failed: func(error) {}}
+	for _, o := range options {
+		o(s)
+	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
@@ -46,10 +63,14 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	name := url.URL{Scheme: "file", Path: abs, RawQuery: url.Values{
+	query := url.Values{
 		"_pragma": {"busy_timeout(20000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"},
 		"_txlock": {"immediate"},
-	}.Encode()}
+	}
+	if s.alone {
+		query.Set("vfs", "unix-excl") // sqlite.org/vfs.html section 2.1
+	}
+	name := url.URL{Scheme: "file", Path: abs, RawQuery: query.Encode()}
 	if s.db, err = sql.Open("sqlite", name.String()); err != nil {
 		return nil, s.fail("open database", err)
 	}
@@ -101,6 +122,18 @@ func (s *Store) fail(doing string, err error) error {
 	if _, ok := errors.AsType[provisioning.Problems](err); ok {
 		return err
 	}
+	interrupted, ok := errors.AsType[*sqlite.Error](err)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || ok && interrupted.Code()&0xff == sqlite3.SQLITE_INTERRUPT {
+		return fmt.Errorf("%s: %s: %w", doing, s.path, err)
+	}
+	err = s.diagnose(doing, err)
+	s.metrics.errors.WithLabelValues(string(provisioning.CodeOf(err))).Inc()
+	s.failed(err)
+	return err
+}
+
+// diagnose gives an error of the database its code and next step.
+func (s *Store) diagnose(doing string, err error) error {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch e.Code() & 0xff { // the low octet is the primary code: sqlite.org/rescode.html
 		case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:

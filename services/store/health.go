@@ -1,0 +1,46 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+
+	"branchpoint/provisioning"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics counts what goes wrong with a database.
+type metrics struct{ errors *prometheus.CounterVec }
+
+func newMetrics() *metrics {
+	m := &metrics{prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "branchpoint_store_errors_total", Help: "Failures of the database itself, by code: a disk that is full or cannot be read or written, a damaged file.",
+	}, []string{"code"})}
+	for _, c := range []provisioning.Code{provisioning.CodeCorrupt, provisioning.CodeNoSpace, provisioning.CodeUnavailable, provisioning.CodeInternal} {
+		m.errors.WithLabelValues(string(c)) // there from the beginning, so that the first failure is an increase
+	}
+	return m
+}
+
+// Collectors are the database's metrics, for a registry.
+func (s *Store) Collectors() []prometheus.Collector { return []prometheus.Collector{s.metrics.errors} }
+
+// stateProbe is the value that Probe writes.
+const stateProbe = "probe"
+
+// Probe writes to the database, and waits until it is on the disk: whether it can be written is known by nothing less. What
+// it fails with is what any other change would fail with.
+func (s *Store) Probe(ctx context.Context) error {
+	return s.update(ctx, "try whether the database can be written", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO branch_state (name, value) VALUES (?, zeroblob(1))
+			ON CONFLICT (name) DO UPDATE SET value = CASE value WHEN x'00' THEN x'01' ELSE x'00' END`, stateProbe)
+		return err
+	})
+}
+
+// OutboxLength returns how many status messages were not marked as delivered.
+func (s *Store) OutboxLength(ctx context.Context) (int, error) {
+	var n int
+	err := s.db.QueryRowContext(ctx, `SELECT count(*) FROM outbox WHERE delivered = 0`).Scan(&n)
+	return n, s.fail("count status messages", err)
+}
