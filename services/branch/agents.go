@@ -56,11 +56,11 @@ func (b *Branch) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+client.PathRegister, func(w http.ResponseWriter, r *http.Request) {
 		var req client.RegisterRequest
-		b.answer(w, r, &req, func() (any, error) { return b.register(r, req) })
+		b.answer(w, r, "register", &req, func() (any, error) { return b.register(r, req) })
 	})
 	mux.HandleFunc("POST "+client.PathAssignment, func(w http.ResponseWriter, r *http.Request) {
 		var req struct{}
-		b.answer(w, r, &req, func() (any, error) {
+		b.answer(w, r, "assignment", &req, func() (any, error) {
 			c, err := b.authenticate(r)
 			if err != nil {
 				return nil, err
@@ -70,7 +70,7 @@ func (b *Branch) Handler() http.Handler {
 	})
 	mux.HandleFunc("POST "+client.PathStatus, func(w http.ResponseWriter, r *http.Request) {
 		var messages []provisioning.StatusMessage
-		b.answer(w, r, &messages, func() (any, error) {
+		b.answer(w, r, "status", &messages, func() (any, error) {
 			c, err := b.authenticate(r)
 			if err != nil {
 				return nil, err
@@ -81,8 +81,8 @@ func (b *Branch) Handler() http.Handler {
 	return mux
 }
 
-// answer decodes a request, calls f and encodes what it returns.
-func (b *Branch) answer(w http.ResponseWriter, r *http.Request, in any, f func() (any, error)) {
+// answer decodes a request, calls f and encodes what it returns. request is its name in the metrics.
+func (b *Branch) answer(w http.ResponseWriter, r *http.Request, request string, in any, f func() (any, error)) {
 	out, err := any(nil), json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(in)
 	if err != nil {
 		err = provisioning.Errorf(provisioning.CodeInvalid, "", "decode request: %w", err)
@@ -91,6 +91,7 @@ func (b *Branch) answer(w http.ResponseWriter, r *http.Request, in any, f func()
 	}
 	if err != nil {
 		d := provisioning.NewProblemDocument(err)
+		b.metrics.refusals.WithLabelValues(request, string(d.Code)).Inc()
 		b.cfg.Log.Warn("agent's request refused", "path", r.URL.Path, "from", r.RemoteAddr, "status", d.Status, "error", err)
 		w.Header().Set("Content-Type", provisioning.ProblemContentType)
 		w.WriteHeader(d.Status)
@@ -133,6 +134,7 @@ func (b *Branch) register(r *http.Request, req client.RegisterRequest) (*client.
 	if err != nil {
 		return nil, err
 	}
+	b.metrics.registrations.Inc()
 	b.cfg.Log.Info("agent registered", "computer", d.Computer, "mac", m.MAC, "guid", m.GUID, "arch", m.Arch.String(),
 		"secure_boot", req.Facts.SecureBoot, "product", req.Facts.Product)
 	return &client.Registration{Token: token, Expires: expires, Time: now.UTC()}, nil
@@ -177,13 +179,14 @@ func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment
 			State: provisioning.RunStarted, StartedAt: now, UpdatedAt: now,
 		}
 		if err := b.cfg.Store.Record(ctx, *run, nil); err != nil {
-			return nil, fmt.Errorf("store run: %w", err)
+			return nil, notStored(fmt.Errorf("store run: %w", err))
 		}
+		b.metrics.runs.WithLabelValues(string(run.State)).Inc()
 		b.runs = append(b.runs, *run)
 	}
 	past, err := b.cfg.Store.RunMessages(ctx, run.ID)
 	if err != nil {
-		return nil, fmt.Errorf("load status of run %s: %w", run.ID, err)
+		return nil, notStored(fmt.Errorf("load status of run %s: %w", run.ID, err))
 	}
 	next := 1
 	for _, m := range past {
@@ -195,10 +198,13 @@ func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment
 	}, nil
 }
 
-// nothing is the answer to a machine that is not to boot (any more). What is still being copied will be there later, so
-// the agent asks again; everything else is final.
+// nothing is the answer to a machine that is not to boot (any more). What is still being copied, and a data disk that can be
+// written, will be there later, so the agent asks again; everything else is final.
 func nothing(name string, d policy.Decision) error {
-	if d.Rule() == ruleContent {
+	switch d.Rule() {
+	case ruleStorage:
+		return notStored(fmt.Errorf("%s has to wait: %s", name, d.Why()))
+	case ruleContent:
 		return provisioning.Errorf(provisioning.CodeUnavailable, "Wait until the appliance has it.", "%s has to wait: %s", name, d.Why())
 	}
 	return provisioning.Errorf(provisioning.CodeNotFound, "", "there is nothing to do for %s any more: %s", name, d.Why())

@@ -16,6 +16,8 @@ import (
 
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/policy"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Store keeps what must survive a restart of the appliance. Every method is one transaction.
@@ -34,6 +36,8 @@ type Store interface {
 	// Undelivered returns the oldest messages central has not acknowledged.
 	Undelivered(ctx context.Context, limit int) ([]provisioning.StatusMessage, error)
 	MarkDelivered(ctx context.Context, ids []string) error
+	// OutboxLength returns how many messages central has not acknowledged.
+	OutboxLength(ctx context.Context) (int, error)
 }
 
 // Central is what a branch asks of the central site.
@@ -64,12 +68,17 @@ type Config struct {
 	Central   Central
 	// Installed reports whether a content package is on the distribution point, whole and verified.
 	Installed func(provisioning.ContentRef) bool
+	// Writable says why nothing can be stored now, nil if it can. While it cannot, no machine is started, as its run could
+	// not be noted. It must not wait for a disk. It may be nil.
+	Writable func() error
 	// AgentPort is the TCP port of the agents' HTTPS, for the URL told to them.
 	AgentPort int
 	Log       *slog.Logger
 	Now       func() time.Time
 	// Rand is the source of secrets, crypto/rand.Reader.
 	Rand io.Reader
+	// Metrics is where the branch's metrics are registered; nil is nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Branch is one site's state and decisions. Its methods may be called from many goroutines.
@@ -77,6 +86,7 @@ type Branch struct {
 	cfg      Config
 	identity atomic.Pointer[identity]
 	secrets  *secrets
+	metrics  *metrics
 
 	mu       sync.Mutex
 	snapshot *provisioning.Snapshot
@@ -87,7 +97,13 @@ type Branch struct {
 
 // New loads what the store has. It does not speak with central yet.
 func New(ctx context.Context, cfg Config) (*Branch, error) {
-	b := &Branch{cfg: cfg, changed: make(chan struct{}), reported: make(chan struct{}, 1)}
+	if cfg.Writable == nil {
+		cfg.Writable = func() error { return nil }
+	}
+	b := &Branch{cfg: cfg, metrics: newMetrics(), changed: make(chan struct{}), reported: make(chan struct{}, 1)}
+	if err := b.metrics.register(cfg.Metrics); err != nil {
+		return nil, err
+	}
 	id, err := loadIdentity(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -112,8 +128,10 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 			cfg.Log.Error("the site's stored snapshot is not used", "error", err)
 		} else {
 			b.snapshot = s
+			b.metrics.inForce(s)
 		}
 	}
+	b.countOutbox(ctx)
 	b.reported <- struct{}{}
 	return b, nil
 }
@@ -143,6 +161,11 @@ func (b *Branch) decide(m provisioning.Machine) policy.Decision {
 		d.Reasons = append(d.Reasons, policy.Reason{Rule: "role", Text: "the distribution point of site " + b.cfg.Site + " is off"})
 		return d
 	}
+	if err := b.cfg.Writable(); err != nil {
+		d.Action = policy.Silent
+		d.Reasons = append(d.Reasons, policy.Reason{Rule: ruleStorage, Text: "the run could not be stored: " + err.Error()})
+		return d
+	}
 	for _, c := range sequenceContent(b.snapshot, d.TaskSequence) {
 		if !b.cfg.Installed(c) {
 			d.Action = policy.Silent
@@ -156,8 +179,17 @@ func (b *Branch) decide(m provisioning.Machine) policy.Decision {
 	return d
 }
 
-// ruleContent is the rule by which a machine waits for what is not here yet.
-const ruleContent = "content"
+// The rules by which a machine waits: for what is not here yet, and for a data disk that can be written.
+const (
+	ruleContent = "content"
+	ruleStorage = "storage"
+)
+
+// notStored is the answer to an agent whose request would change what is stored, and cannot: whatever is wrong with the
+// disk, asking again later is right, as nothing of the request has happened.
+func notStored(err error) error {
+	return provisioning.Errorf(provisioning.CodeUnavailable, "Wait: it goes on by itself once the appliance can store again. Its screen says what is wrong.", "%w", err)
+}
 
 // sequenceContent maps the images that a sequence applies to their content.
 func sequenceContent(s *provisioning.Snapshot, sequence string) map[string]provisioning.ContentRef {
@@ -193,6 +225,7 @@ func (b *Branch) apply(ctx context.Context, signed *provisioning.SignedSnapshot)
 		return fmt.Errorf("store snapshot %d.%d: %w", s.Epoch, s.Number, err)
 	}
 	b.snapshot = s
+	b.metrics.inForce(s)
 	close(b.changed)
 	b.changed = make(chan struct{})
 	b.cfg.Log.Info("snapshot in force", "epoch", s.Epoch, "number", s.Number, "computers", len(s.Computers), "advertisements", len(s.Advertisements))
@@ -227,10 +260,12 @@ func (b *Branch) record(ctx context.Context, computer string, messages []provisi
 			advance(&run, m, b.cfg.Now())
 		}
 		if err := b.cfg.Store.Record(ctx, run, byRun[id]); err != nil {
-			return fmt.Errorf("store status of run %s: %w", id, err)
+			return notStored(fmt.Errorf("store status of run %s: %w", id, err))
 		}
+		b.metrics.runChanged(b.runs[i], run)
 		b.runs[i] = run
 	}
+	b.countOutbox(ctx)
 	select {
 	case b.reported <- struct{}{}:
 	default:

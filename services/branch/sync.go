@@ -23,8 +23,11 @@ func (b *Branch) Follow(ctx context.Context) error {
 			epoch, number = s.Epoch, s.Number
 		}
 		signed, err := b.cfg.Central.Snapshot(ctx, epoch, number, pollWait)
-		if err == nil && signed != nil {
-			err = b.apply(ctx, signed)
+		if err == nil {
+			b.metrics.contact(b.cfg.Now())
+			if signed != nil {
+				err = b.apply(ctx, signed)
+			}
 		}
 		if err != nil {
 			if ctx.Err() == nil {
@@ -56,7 +59,9 @@ func (b *Branch) Deliver(ctx context.Context) error {
 			err = b.cfg.Central.Report(ctx, messages)
 		}
 		if err == nil {
+			b.metrics.contact(b.cfg.Now())
 			err = b.cfg.Store.MarkDelivered(ctx, ids(messages))
+			b.countOutbox(ctx)
 		}
 		if err != nil {
 			if ctx.Err() != nil {

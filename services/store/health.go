@@ -22,8 +22,8 @@ func newMetrics() *metrics {
 	return m
 }
 
-// Collectors are the database's metrics, for a registry.
-func (s *Store) Collectors() []prometheus.Collector { return []prometheus.Collector{s.metrics.errors} }
+// Metrics registers the database's metrics at reg.
+func Metrics(reg prometheus.Registerer) Option { return func(s *Store) { s.registry = reg } }
 
 // stateProbe is the value that Probe writes.
 const stateProbe = "probe"

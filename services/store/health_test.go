@@ -81,13 +81,12 @@ func limitFileSize(t *testing.T, size uint64) (undo func()) {
 
 func TestProbeFindsADatabaseThatCannotBeWritten(t *testing.T) {
 	var told []error
-	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "branch.db"), Alone(), OnFailure(func(err error) { told = append(told, err) }))
+	reg := prometheus.NewPedanticRegistry()
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "branch.db"), Alone(), Metrics(reg), OnFailure(func(err error) { told = append(told, err) }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(s.Collectors()...)
 	for range 3 {
 		if err := s.Probe(t.Context()); err != nil {
 			t.Fatal(err)

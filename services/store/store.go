@@ -18,6 +18,7 @@ import (
 	"branchpoint/provisioning"
 
 	"github.com/pressly/goose/v3"
+	"github.com/prometheus/client_golang/prometheus"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -32,6 +33,8 @@ type Store struct {
 	alone   bool
 	metrics *metrics
 	failed  func(error)
+	// registry is where the metrics are registered; nil is nowhere.
+	registry prometheus.Registerer
 }
 
 // Option changes how a database is opened.
@@ -51,6 +54,11 @@ func Open(ctx context.Context, path string, options ...Option) (*Store, error) {
 	s := &Store{path: path, metrics: newMetrics(), failed: func(error) {}}
 	for _, o := range options {
 		o(s)
+	}
+	if s.registry != nil {
+		if err := s.registry.Register(s.metrics.errors); err != nil {
+			return nil, provisioning.Errorf(provisioning.CodeInternal, "", "register the metrics of database %s: %w", path, err)
+		}
 	}
 	abs, err := filepath.Abs(path)
 	if err != nil {

@@ -1,0 +1,75 @@
+package branch
+
+import (
+	"context"
+	"time"
+
+	"branchpoint/provisioning"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what a branch counts. Label values are words of this package and of provisioning, never of the wire.
+type metrics struct {
+	runs, refusals                                  *prometheus.CounterVec
+	registrations                                   prometheus.Counter
+	outbox, lastContact, snapshotEpoch, snapshotNum prometheus.Gauge
+}
+
+func newMetrics() *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	return &metrics{
+		runs:          counter("branchpoint_branch_runs_total", "Runs that came into a state: started, succeeded or failed.", "state"),
+		refusals:      counter("branchpoint_branch_refusals_total", "Agents' requests that were refused, by request and the refusal's code.", "request", "code"),
+		registrations: prometheus.NewCounter(prometheus.CounterOpts{Name: "branchpoint_branch_registrations_total", Help: "Agents that exchanged a boot secret for a token."}),
+		outbox:        gauge("branchpoint_branch_outbox_messages", "Status messages that central has not acknowledged."),
+		lastContact:   gauge("branchpoint_branch_central_contact_timestamp_seconds", "When central last answered, in seconds since 1970; 0 if it has not since the start."),
+		snapshotEpoch: gauge("branchpoint_branch_snapshot_epoch", "The epoch of the snapshot in force; 0 if there is none."),
+		snapshotNum:   gauge("branchpoint_branch_snapshot_number", "The number of the snapshot in force; 0 if there is none."),
+	}
+}
+
+// register registers the metrics; reg may be nil.
+func (m *metrics) register(reg prometheus.Registerer) error {
+	for _, s := range []provisioning.RunState{provisioning.RunStarted, provisioning.RunSucceeded, provisioning.RunFailed} {
+		m.runs.WithLabelValues(string(s)) // there from the beginning, so that the first is an increase
+	}
+	if reg == nil {
+		return nil
+	}
+	for _, c := range []prometheus.Collector{m.runs, m.refusals, m.registrations, m.outbox, m.lastContact, m.snapshotEpoch, m.snapshotNum} {
+		if err := reg.Register(c); err != nil {
+			return provisioning.Errorf(provisioning.CodeInternal, "", "register the branch's metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// inForce notes which snapshot is in force.
+func (m *metrics) inForce(s *provisioning.Snapshot) {
+	m.snapshotEpoch.Set(float64(s.Epoch))
+	m.snapshotNum.Set(float64(s.Number))
+}
+
+// runChanged counts a run that has come into another state.
+func (m *metrics) runChanged(before, now provisioning.Run) {
+	if now.State != before.State {
+		m.runs.WithLabelValues(string(now.State)).Inc()
+	}
+}
+
+// contact notes that central has answered.
+func (m *metrics) contact(now time.Time) { m.lastContact.Set(float64(now.Unix())) }
+
+// countOutbox notes how long the outbox is. Where it cannot be counted, the last figure stays: the database tells of its
+// failures itself.
+func (b *Branch) countOutbox(ctx context.Context) {
+	if n, err := b.cfg.Store.OutboxLength(ctx); err == nil {
+		b.metrics.outbox.Set(float64(n))
+	}
+}
