@@ -143,12 +143,43 @@ func (s *site) isInstalled(ref provisioning.ContentRef) bool {
 	return s.installed[ref.Manifest]
 }
 
-// syncContent fetches what the snapshot in force needs, again whenever it changes.
+// upstream is where the site's content comes from.
+func (s *site) upstream() *contentclient.Client {
+	return contentclient.New(s.central.URL(), s.central.HTTP())
+}
+
+// forgetLost notes which content is here no longer, whole: it is not offered until it has been fetched again.
+func (s *site) forgetLost(snapshot *provisioning.Snapshot, damage content.Damage) {
+	if damage.Lost == 0 {
+		return
+	}
+	for _, ref := range snapshot.Content {
+		if s.isInstalled(ref) && !s.content.Installed(ref) {
+			s.mu.Lock()
+			delete(s.installed, ref.Manifest)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// contentItem says what is here, and what the data disk has lost of it since the start.
+func contentItem(packages int, damage content.Damage) screen.Item {
+	item := screen.Item{State: screen.OK, Text: plural(packages, "package") + " here"}
+	if damage.Found > 0 {
+		item.Text += fmt.Sprintf("; %s of content were found damaged on the data disk and are replaced from central", plural(damage.Found, "piece"))
+		item.Next = "Check the data disk, and replace it if this happens again."
+	}
+	return item
+}
+
+// syncContent fetches what the snapshot in force needs, again whenever it changes or some of it was lost.
 func (s *site) syncContent(ctx context.Context) error {
-	upstream := contentclient.New(s.central.URL(), s.central.HTTP())
+	upstream := s.upstream()
 	for {
 		snapshot, changed := s.branch.Snapshot()
+		damage, news := s.content.Damage()
 		if snapshot != nil && snapshot.Site.Spec.DistributionPoint != nil {
+			s.forgetLost(snapshot, damage)
 			if err := s.syncSnapshot(ctx, upstream, snapshot, changed); err != nil {
 				return err
 			}
@@ -156,6 +187,7 @@ func (s *site) syncContent(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-news:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -182,6 +214,9 @@ func (s *site) syncSnapshot(ctx context.Context, upstream *contentclient.Client,
 			if ctx.Err() == nil && work.Err() != nil {
 				return nil
 			}
+			if damage, _ := s.content.Damage(); damage.Lost > 0 {
+				return fmt.Errorf("the data disk has lost %s of package %s or others, and they cannot be replaced: %w", plural(damage.Lost, "piece"), name, err)
+			}
 			return fmt.Errorf("copy package %s: %w", name, err)
 		}
 		s.mu.Lock()
@@ -190,7 +225,8 @@ func (s *site) syncSnapshot(ctx context.Context, upstream *contentclient.Client,
 		s.Log.Info("content installed", "package", ref.Package, "version", ref.Version)
 		s.emit("content-installed", map[string]any{"package": ref.Package, "version": ref.Version, "bytes": ref.Size})
 	}
-	s.screen.Set(topicContent, screen.Item{State: screen.OK, Text: plural(len(snapshot.Content), "package") + " here"})
+	damage, _ := s.content.Damage()
+	s.screen.Set(topicContent, contentItem(len(snapshot.Content), damage))
 	return nil
 }
 
@@ -202,7 +238,7 @@ func noServing() screen.Item {
 // serveAgents serves the agents' interface and their content on every serving interface.
 func (s *site) serveAgents(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.Handle("/content/v1/", content.NewReadHandler(s.content, s.branch.AuthorizeContent, nil))
+	mux.Handle("/content/v1/", content.NewReadHandler(s.content, s.branch.AuthorizeContent, content.NewMender(s.content, s.upstream())))
 	mux.Handle("/", s.branch.Handler())
 	return s.links.onServing(ctx, nil, func() { s.screen.Set(topicAgents, noServing()) }, func(ctx context.Context, serving []pxe.Interface) error {
 		return s.serveAgentsOn(ctx, mux, serving)

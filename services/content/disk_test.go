@@ -26,28 +26,23 @@ type image struct {
 	whole []byte
 	index *caibx.Index
 	store *content.Store
+	line  *line
 	c     *client.Client
-	asked atomic.Int64 // requests for chunks
-	left  atomic.Int64 // of them, how many are answered
 }
 
 func newImage(t *testing.T, path string) *image {
 	t.Helper()
-	i := &image{}
-	i.left.Store(1 << 40)
-	i.store, _ = newStore(t)
+	s, _ := newStore(t)
+	return newVersion(t, s, path)
+}
+
+// newVersion adds an image to a store as a version of the package "disk".
+func newVersion(t *testing.T, s *content.Store, path string) *image {
+	t.Helper()
+	i := &image{store: s}
 	ref := add(t, i.store, "disk", path).Ref
-	handler := content.NewReadHandler(i.store, everybody, nil)
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		i.asked.Add(1)
-		if i.left.Add(-1) < 0 {
-			panic(http.ErrAbortHandler)
-		}
-		handler.ServeHTTP(w, r)
-	}))
-	t.Cleanup(srv.Close)
-	i.c = client.New(srv.URL, nil)
-	i.c.Patience = 0
+	i.line = newLine(t, content.NewReadHandler(i.store, everybody, nil))
+	i.c = i.line.client()
 	m, err := i.c.Manifest(t.Context(), ref.Manifest)
 	if err != nil {
 		t.Fatal(err)
@@ -58,8 +53,18 @@ func newImage(t *testing.T, path string) *image {
 	if i.whole, err = os.ReadFile(path); err != nil {
 		t.Fatal(err)
 	}
-	i.asked.Store(0)
 	return i
+}
+
+// distinct returns how many different chunks with something in them the image has.
+func (i *image) distinct() int64 {
+	ids := map[caibx.ID]bool{}
+	for _, k := range i.index.Chunks {
+		if !k.Zero() {
+			ids[k.ID] = true
+		}
+	}
+	return int64(len(ids))
 }
 
 // target makes a file of n bytes that is full of old data.
@@ -128,7 +133,7 @@ func TestWriteDisk(t *testing.T) {
 	for name, path := range map[string]string{"file": target(t, len(i.whole)+1<<20), "device": loop(t, file)} {
 		t.Run(name, func(t *testing.T) {
 			d := openDisk(t, path)
-			i.asked.Store(0)
+			i.line.chunks.Store(0)
 			var last client.Progress
 			stats, err := i.c.WriteDisk(t.Context(), d, i.index, client.DiskOptions{Verify: true, Report: func(p client.Progress) { last = p }})
 			if err != nil {
@@ -140,12 +145,15 @@ func TestWriteDisk(t *testing.T) {
 			if last.Done != stats.Size || last.Total != stats.Size || last.New != stats.Fetched {
 				t.Errorf("last report %+v, %+v", last, stats)
 			}
+			if n := i.line.chunks.Load(); n != i.distinct() {
+				t.Errorf("%d chunks were asked for, of %d", n, i.distinct())
+			}
 			i.check(t, path)
 			// Again: nothing is fetched, nothing is written.
-			i.asked.Store(0)
+			i.line.requests.Store(0)
 			again, err := i.c.WriteDisk(t.Context(), d, i.index, client.DiskOptions{})
-			if err != nil || again.Written != 0 || again.Fetched != 0 || again.Reused != stats.Written || i.asked.Load() != 0 {
-				t.Errorf("again: %+v, %v, %d requests", again, err, i.asked.Load())
+			if err != nil || again.Written != 0 || again.Fetched != 0 || again.Reused != stats.Written || i.line.requests.Load() != 0 {
+				t.Errorf("again: %+v, %v, %d requests", again, err, i.line.requests.Load())
 			}
 			// Unless it is said that nothing there is of use.
 			blank, err := i.c.WriteDisk(t.Context(), d, i.index, client.DiskOptions{Blank: true, Workers: 1})
@@ -157,24 +165,40 @@ func TestWriteDisk(t *testing.T) {
 	}
 }
 
-// TestWriteDiskResumes cuts the line in the middle of writing.
+// TestWriteDiskResumes cuts the line again and again while a disk is written. Each try goes on where the one before it
+// stopped, and nothing that is on the disk is fetched again.
 func TestWriteDiskResumes(t *testing.T) {
 	i := newImage(t, diskImage(t))
 	path := target(t, len(i.whole))
 	d := openDisk(t, path)
-	i.left.Store(60)
-	if _, err := i.c.WriteDisk(t.Context(), d, i.index, client.DiskOptions{}); provisioning.CodeOf(err) != provisioning.CodeUnavailable {
-		t.Fatalf("cut off: %v", err)
-	}
-	i.left.Store(1 << 40)
-	stats, err := i.c.WriteDisk(t.Context(), d, i.index, client.DiskOptions{Verify: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if stats.Reused < 20*caibx.MinChunk || stats.Written == 0 {
-		t.Errorf("%+v", stats)
+	var fetched, reused, tries int64
+	for done := false; !done; tries++ {
+		i.line.left.Store(700_000)
+		stats, err := i.c.WriteDisk(t.Context(), d, i.index, client.DiskOptions{Workers: 1})
+		switch {
+		case err == nil:
+			done = true
+		case provisioning.CodeOf(err) != provisioning.CodeUnavailable:
+			t.Fatalf("cut off: %v", err)
+		}
+		if stats.Reused < reused || tries > 50 {
+			t.Fatalf("try %d: it went backwards: %+v", tries, stats)
+		}
+		fetched, reused = fetched+stats.Fetched, stats.Reused
 	}
 	i.check(t, path)
+	once, err := i.c.WriteDisk(t.Context(), openDisk(t, target(t, len(i.whole))), i.index, client.DiskOptions{})
+	if err == nil {
+		t.Fatal("the line has not been cut")
+	}
+	i.line.left.Store(uncut)
+	if once, err = i.c.WriteDisk(t.Context(), openDisk(t, target(t, len(i.whole))), i.index, client.DiskOptions{Verify: true}); err != nil {
+		t.Fatal(err)
+	}
+	// What is lost with a cut is the batch that was on its way.
+	if tries < 3 || fetched > once.Fetched+tries*700_000 {
+		t.Errorf("%d tries fetched %d bytes, of %d", tries, fetched, once.Fetched)
+	}
 }
 
 func TestWriteDiskRefuses(t *testing.T) {
@@ -187,7 +211,7 @@ func TestWriteDiskRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(b, bytes.Repeat([]byte("old data"), len(b)/8)) || i.asked.Load() != 0 {
+	if !bytes.Equal(b, bytes.Repeat([]byte("old data"), len(b)/8)) || i.line.chunks.Load() != 0 {
 		t.Error("a disk that is too small was written to")
 	}
 	if _, err := client.OpenDisk(t.TempDir()); provisioning.CodeOf(err) != provisioning.CodeInvalid {
@@ -223,6 +247,10 @@ func TestWriteDiskWithDamage(t *testing.T) {
 	bad := random(4, victim.Size)
 	var lies atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == client.PathBatch {
+			w.WriteHeader(http.StatusNotFound) // as if it knew of single chunks alone
+			return
+		}
 		if strings.HasSuffix(r.URL.Path, victim.ID.String()) {
 			lies.Add(1)
 			_, _ = w.Write(caibx.Compress(bad))

@@ -192,11 +192,11 @@ func TestReadRefuses(t *testing.T) {
 		t.Errorf("denied: %v", err)
 	}
 	deny.Store(false)
-	// A damaged chunk is dropped when a client says so, and is fetched anew where there is somewhere to fetch it from.
+	// A damaged chunk is dropped when it is asked for, and is fetched anew where there is somewhere to fetch it from.
 	path := filepath.Join(dir, "chunks", id.String()[:4], id.String()+".cacnk")
 	write(t, path, caibx.Compress([]byte("something else")))
 	c := newClient(srv.URL)
-	if _, err := c.Chunk(t.Context(), caibx.Chunk{ID: id, Size: 1000}, nil); provisioning.CodeOf(err) != provisioning.CodeNotFound {
+	if _, err := c.Chunk(t.Context(), caibx.Chunk{ID: id, Size: 1000}, nil); provisioning.CodeOf(err) != provisioning.CodeCorrupt {
 		t.Errorf("a damaged chunk: %v", err)
 	}
 	if s.HasChunk(id) {
@@ -205,7 +205,7 @@ func TestReadRefuses(t *testing.T) {
 	up, _ := newStore(t)
 	single(t, up, random(1, 1000))
 	upstream := serve(t, up, nil)
-	healing := httptest.NewServer(content.NewReadHandler(s, everybody, content.FetchFrom(s, newClient(upstream.URL))))
+	healing := httptest.NewServer(content.NewReadHandler(s, everybody, content.NewMender(s, newClient(upstream.URL))))
 	defer healing.Close()
 	if b, err := newClient(healing.URL).Chunk(t.Context(), caibx.Chunk{ID: id, Size: 1000}, nil); err != nil || !bytes.Equal(b, random(1, 1000)) {
 		t.Errorf("fetched anew: %v", err)

@@ -15,16 +15,16 @@ import (
 	"branchpoint/services/content/client"
 )
 
-// Fetch brings a chunk into the store from wherever it gets its chunks.
-type Fetch func(ctx context.Context, id caibx.ID) error
-
 // NewReadHandler serves the store's chunks, indexes and manifests below /content/v1/. authorize decides on each request;
-// its error is the answer. fetch, which may be nil, is asked for a chunk that the store has lost: a request with
-// Cache-Control: no-cache makes the store look at its copy first, and drop it if it is damaged.
-func NewReadHandler(s *Store, authorize func(*http.Request) error, fetch Fetch) http.Handler {
+// its error is the answer. Everything is looked at before it is given out. What is damaged or missing comes from m, which
+// may be nil: then damage is an error with CodeCorrupt. A request with Cache-Control: no-cache, by a client that was given
+// something wrong, makes the store hold its chunk against its name first.
+func NewReadHandler(s *Store, authorize func(*http.Request) error, m *Mender) http.Handler {
 	mux := http.NewServeMux()
-	handle := func(path string, serve func(w http.ResponseWriter, r *http.Request, name string) error) {
-		mux.HandleFunc("GET "+path+"{name}", func(w http.ResponseWriter, r *http.Request) {
+	handle := func(pattern string, serve func(w http.ResponseWriter, r *http.Request, name string) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			s.metrics.inFlight.Inc()
+			defer s.metrics.inFlight.Dec()
 			err := authorize(r)
 			if err == nil {
 				err = serve(w, r, r.PathValue("name"))
@@ -34,21 +34,50 @@ func NewReadHandler(s *Store, authorize func(*http.Request) error, fetch Fetch) 
 			}
 		})
 	}
-	handle(client.PathChunks, func(w http.ResponseWriter, r *http.Request, name string) error {
-		return s.serveChunk(w, r, name, fetch)
+	handle("GET "+client.PathChunks+"{name}", func(w http.ResponseWriter, r *http.Request, name string) error {
+		return s.serveChunk(w, r, name, m)
 	})
-	handle(client.PathIndexes, func(w http.ResponseWriter, _ *http.Request, name string) error {
-		b, err := s.IndexBytes(provisioning.SHA256(name))
+	handle("GET "+client.PathIndexes+"{name}", func(w http.ResponseWriter, r *http.Request, name string) error {
+		b, err := s.describe(r.Context(), kindIndex, provisioning.SHA256(name), m)
 		return answer(w, "application/octet-stream", b, err)
 	})
-	handle(client.PathManifests, func(w http.ResponseWriter, _ *http.Request, name string) error {
-		b, err := s.ManifestBytes(provisioning.SHA256(name))
+	handle("GET "+client.PathManifests+"{name}", func(w http.ResponseWriter, r *http.Request, name string) error {
+		b, err := s.describe(r.Context(), kindManifest, provisioning.SHA256(name), m)
 		return answer(w, "application/json", b, err)
+	})
+	handle("GET "+client.PathIndexes+"{name}/similar", func(w http.ResponseWriter, _ *http.Request, name string) error {
+		files, err := s.similar(provisioning.SHA256(name))
+		if err != nil {
+			return err
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(client.Similar{Files: files}) // the other side has gone
+		return nil
+	})
+	handle("POST "+client.PathBatch, func(w http.ResponseWriter, r *http.Request, _ string) error {
+		return s.serveBatch(w, r)
 	})
 	return mux
 }
 
-func (s *Store) serveChunk(w http.ResponseWriter, r *http.Request, name string, fetch Fetch) error {
+// describe returns an index or a manifest, from m if the store's is damaged or missing.
+func (s *Store) describe(ctx context.Context, kind string, sum provisioning.SHA256, m *Mender) ([]byte, error) {
+	b, err := s.read(kind, sum)
+	if m == nil || !damaged(err) && provisioning.CodeOf(err) != provisioning.CodeNotFound {
+		return b, err
+	}
+	if damaged(err) {
+		if rerr := os.Remove(s.path(described(kind, sum)...)); rerr == nil { // so that it is noticed once
+			s.foundDamaged(kind, string(sum), err)
+		}
+	}
+	if kind == kindIndex {
+		return m.index(ctx, sum, err)
+	}
+	return m.manifest(ctx, sum, err)
+}
+
+func (s *Store) serveChunk(w http.ResponseWriter, r *http.Request, name string, m *Mender) error {
 	id, err := caibx.ParseID(name)
 	if err != nil {
 		return err
@@ -56,13 +85,46 @@ func (s *Store) serveChunk(w http.ResponseWriter, r *http.Request, name string, 
 	if strings.Contains(r.Header.Get("Cache-Control"), "no-cache") {
 		s.CheckChunk(id)
 	}
-	b, err := s.StoredChunk(id)
-	if provisioning.CodeOf(err) == provisioning.CodeNotFound && fetch != nil {
-		if err = fetch(r.Context(), id); err == nil {
-			b, err = s.StoredChunk(id)
-		}
+	room := chunkFiles.Get().(*chunkFile)
+	defer chunkFiles.Put(room)
+	b, err := s.StoredChunk(id, room.chunk())
+	if m != nil && (damaged(err) || provisioning.CodeOf(err) == provisioning.CodeNotFound) {
+		b, err = m.chunk(r.Context(), id, err)
+	}
+	if err == nil {
+		s.metrics.chunksServed.Inc()
+		s.metrics.bytesServed.Add(float64(len(b)))
 	}
 	return answer(w, "application/zstd", b, err)
+}
+
+// serveBatch gives out several chunks in the order in which they were asked for. One that is damaged or missing is left
+// out: it is asked for by itself, and mended then.
+func (s *Store) serveBatch(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r, client.MaxBatch*int64(len(caibx.ID{})))
+	if err != nil {
+		return err
+	}
+	ids, err := client.DecodeBatch(body)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	room := chunkFiles.Get().(*chunkFile)
+	defer chunkFiles.Put(room)
+	for _, id := range ids {
+		b, err := s.StoredChunk(id, room.chunk())
+		if err != nil {
+			b = nil
+		} else {
+			s.metrics.chunksServed.Inc()
+			s.metrics.bytesServed.Add(float64(len(b)))
+		}
+		if _, err := w.Write(room.framed(b)); err != nil {
+			return nil // the other side has gone
+		}
+	}
+	return nil
 }
 
 // answer sends what never changes under its name. A HEAD request's body is left out by the server.
@@ -86,7 +148,7 @@ func problem(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error
 		err = provisioning.Errorf(provisioning.CodeUnavailable, "", "the request took too long to arrive")
 	}
 	d := provisioning.NewProblemDocument(err)
-	if d.Status >= 500 {
+	if _, known := errors.AsType[knownError](err); d.Status >= 500 && !known {
 		log.Error("content request failed", "method", r.Method, "path", r.URL.Path, "from", r.RemoteAddr, "error", err)
 	}
 	w.Header().Set("Content-Type", provisioning.ProblemContentType)

@@ -1,11 +1,12 @@
 // Package content keeps operating systems as chunks: adding them, serving them over HTTP, and bringing them from central
 // to a branch. A store is a directory:
 //
-//	chunks/XXXX/ID.cacnk      a chunk, zstd, named by SHA-512/256 of what it holds (desync's local store)
+//	chunks/XXXX/ID.cacnk      a chunk, zstd, named by SHA-512/256 of what it holds (desync's local store), and a checksum
 //	indexes/SHA256.caibx      which chunks make a file
 //	manifests/SHA256.json     what a package version is (provisioning.Manifest)
 //	packages/NAME/VERSION     the sum of its manifest; written last, so that what stands here is complete
 //	staging/                  what is on its way in; emptied by Open
+//	damaged/ID                a chunk that could not be read; looked at again by Open
 //	lock                      held by the program that uses the store
 //
 // What has a name outside of staging was on the disk, whole, before it got that name: a loss of power leaves nothing
@@ -27,25 +28,42 @@ import (
 	"syscall"
 
 	"github.com/google/renameio/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"branchpoint/provisioning"
 	"branchpoint/services/content/caibx"
+	"branchpoint/services/content/client"
 )
 
 // Store is an opened store. It may be used by many goroutines.
 type Store struct {
-	dir  string
-	log  *slog.Logger
-	lock *os.File
+	dir     string
+	log     *slog.Logger
+	lock    *os.File
+	metrics *metrics
+	open    func(path string) (fs.File, error) // opens chunks
 
 	mu      sync.Mutex // packages, uploads and the moving of chunks into the store
 	uploads map[string]*upload
+
+	lossMu  sync.Mutex
+	lost    map[string]bool // damaged or missing, by kind and name, and not to be had upstream
+	found   int             // how much was found damaged
+	changed chan struct{}   // closed when lost or found changes
+}
+
+// Option changes how a store is opened.
+type Option func(*Store)
+
+// Metrics makes a store count at reg; nil is nowhere.
+func Metrics(reg prometheus.Registerer) Option {
+	return func(s *Store) { s.metrics = newMetrics(reg) }
 }
 
 // Open opens the store in dir, which is made if need be, and drops what earlier programs left half-done in it. A store
 // that another program has opened is an error with CodeConflict.
-func Open(dir string, log *slog.Logger) (*Store, error) {
+func Open(dir string, log *slog.Logger, options ...Option) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, storeError(dir, fmt.Errorf("make the content store: %w", err))
 	}
@@ -53,7 +71,10 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, storeError(dir, fmt.Errorf("lock the content store: %w", err))
 	}
-	s := &Store{dir: dir, log: log, lock: lock, uploads: map[string]*upload{}}
+	s := &Store{dir: dir, log: log, lock: lock, open: openFile, uploads: map[string]*upload{}, metrics: newMetrics(nil), lost: map[string]bool{}, changed: make(chan struct{})}
+	for _, o := range options {
+		o(s)
+	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		s.Close()
 		return nil, provisioning.Errorf(provisioning.CodeConflict, "stop the other program, or give it the content by its address", "another program uses the content store %s", dir)
@@ -62,11 +83,15 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 		s.Close()
 		return nil, storeError(dir, fmt.Errorf("clear the content store: %w", err))
 	}
-	for _, d := range []string{"chunks", "indexes", "manifests", "packages", "staging"} {
+	for _, d := range []string{"chunks", "indexes", "manifests", "packages", "staging", "damaged"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			s.Close()
 			return nil, storeError(dir, fmt.Errorf("make the content store: %w", err))
 		}
+	}
+	if err := s.recall(); err != nil {
+		s.Close()
+		return nil, storeError(dir, err)
 	}
 	return s, nil
 }
@@ -76,11 +101,6 @@ func (s *Store) Close() { _ = s.lock.Close() }
 
 func (s *Store) path(parts ...string) string {
 	return filepath.Join(append([]string{s.dir}, parts...)...)
-}
-
-func (s *Store) chunkPath(id caibx.ID) string {
-	name := id.String()
-	return s.path("chunks", name[:4], name+".cacnk")
 }
 
 // storeError gives an error of the store's disk its code and next step.
@@ -94,72 +114,37 @@ func storeError(dir string, err error) error {
 	return err
 }
 
-// HasChunk reports whether the store has a chunk.
-func (s *Store) HasChunk(id caibx.ID) bool {
-	_, err := os.Lstat(s.chunkPath(id))
-	return err == nil
+// described returns the path, in the store, of an index or a manifest with the given sum.
+func described(kind string, sum provisioning.SHA256) []string {
+	if kind == kindIndex {
+		return []string{"indexes", string(sum) + ".caibx"}
+	}
+	return []string{"manifests", string(sum) + ".json"}
 }
 
-// StoredChunk returns a chunk in its stored form, not checked. One that the store does not have is an error with
-// CodeNotFound.
-func (s *Store) StoredChunk(id caibx.ID) ([]byte, error) {
-	b, err := os.ReadFile(s.chunkPath(id))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no chunk %s", id)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read a chunk: %w", err)
-	}
-	return b, nil
-}
-
-// Chunk returns a chunk's uncompressed bytes, checked, in buf if that is large enough.
-func (s *Store) Chunk(k caibx.Chunk, buf []byte) ([]byte, error) {
-	b, err := s.StoredChunk(k.ID)
-	if err != nil {
-		return nil, err
-	}
-	return caibx.Open(k.ID, k.Size, b, buf)
-}
-
-// CheckChunk reads a chunk back and removes it if it is damaged: then the store does not have it, and gets it anew from
-// wherever it gets its chunks. It reports whether the store has it, whole.
-func (s *Store) CheckChunk(id caibx.ID) bool {
-	_, err := s.Chunk(caibx.Chunk{ID: id}, nil)
-	switch {
-	case err == nil:
-		return true
-	case provisioning.CodeOf(err) == provisioning.CodeNotFound:
-		return false
-	}
-	s.log.Error("a chunk is damaged and is removed; check the disk", "chunk", id, "error", err)
-	if err := os.Remove(s.chunkPath(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.log.Error("remove the damaged chunk", "chunk", id, "error", err)
-	}
-	return false
-}
-
-// read reads a file that is named by its sum.
-func (s *Store) read(what string, sum provisioning.SHA256, parts ...string) ([]byte, error) {
+// read reads an index or a manifest, checked.
+func (s *Store) read(kind string, sum provisioning.SHA256) ([]byte, error) {
 	if !sum.Valid() {
 		return nil, provisioning.Errorf(provisioning.CodeInvalid, "", "a sum is 64 lower-case hexadecimal digits")
 	}
-	b, err := os.ReadFile(s.path(parts...))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no %s %s", what, sum)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s %s: %w", what, sum, err)
+	b, err := os.ReadFile(s.path(described(kind, sum)...))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no %s %s", kind, sum)
+	case unreadable(err):
+		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "check the disk", "read %s %s: %w", kind, sum, err)
+	case err != nil:
+		return nil, fmt.Errorf("read %s %s: %w", kind, sum, err)
 	}
 	if got := provisioning.SumSHA256(b); got != sum {
-		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "check the disk", "%s %s has the sum %s", what, sum, got)
+		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "check the disk", "%s %s has the sum %s", kind, sum, got)
 	}
 	return b, nil
 }
 
 // ManifestBytes returns a manifest's encoding, checked.
 func (s *Store) ManifestBytes(sum provisioning.SHA256) ([]byte, error) {
-	return s.read("manifest", sum, "manifests", string(sum)+".json")
+	return s.read(kindManifest, sum)
 }
 
 // Manifest returns a manifest.
@@ -172,9 +157,7 @@ func (s *Store) Manifest(sum provisioning.SHA256) (*provisioning.Manifest, error
 }
 
 // IndexBytes returns a chunk index's encoding, checked.
-func (s *Store) IndexBytes(sum provisioning.SHA256) ([]byte, error) {
-	return s.read("chunk index", sum, "indexes", string(sum)+".caibx")
-}
+func (s *Store) IndexBytes(sum provisioning.SHA256) ([]byte, error) { return s.read(kindIndex, sum) }
 
 // Index returns a chunk index.
 func (s *Store) Index(sum provisioning.SHA256) (*caibx.Index, error) {
@@ -185,7 +168,8 @@ func (s *Store) Index(sum provisioning.SHA256) (*caibx.Index, error) {
 	return caibx.Decode(b)
 }
 
-// List returns all versions of all packages, by name and version.
+// List returns all versions of all packages, by name and version, but for those whose description is damaged, which the
+// log names.
 func (s *Store) List() ([]provisioning.ContentRef, error) {
 	names, err := os.ReadDir(s.path("packages"))
 	if err != nil {
@@ -199,6 +183,10 @@ func (s *Store) List() ([]provisioning.ContentRef, error) {
 		}
 		for _, v := range versions {
 			ref, err := s.Ref(n.Name(), v)
+			if damaged(err) {
+				s.log.Error("a content package is damaged and is left out; add it again", "package", n.Name(), "version", v, "error", err)
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -246,14 +234,69 @@ func (s *Store) Ref(name string, version int) (provisioning.ContentRef, error) {
 		return ref, provisioning.Errorf(provisioning.CodeNotFound, next, "content package %s has no version %d; its newest is %d", name, version, versions[len(versions)-1])
 	}
 	b, err := os.ReadFile(s.path("packages", name, strconv.Itoa(version)))
-	if err != nil {
+	if err != nil && !unreadable(err) {
 		return ref, fmt.Errorf("read content package %s version %d: %w", name, version, err)
 	}
-	m, err := s.Manifest(provisioning.SHA256(strings.TrimSpace(string(b))))
+	var m *provisioning.Manifest
+	if err == nil {
+		m, err = s.Manifest(provisioning.SHA256(strings.TrimSpace(string(b))))
+	}
+	if err == nil && (m.Package != name || m.Version != version) {
+		err = fmt.Errorf("its manifest is that of %s version %d", m.Package, m.Version)
+	}
 	if err != nil {
-		return ref, fmt.Errorf("content package %s version %d: %w", name, version, err)
+		return ref, provisioning.Errorf(provisioning.CodeCorrupt, "check the disk, and add it again", "content package %s version %d: %w", name, version, err)
 	}
 	return refOf(m), nil
+}
+
+// manifests calls yield with every manifest in the store that is whole, until it returns false.
+func (s *Store) manifests(yield func(*provisioning.Manifest) bool) {
+	entries, err := os.ReadDir(s.path("manifests"))
+	if err != nil {
+		s.log.Error("list the manifests", "error", err)
+	}
+	for _, e := range entries {
+		if m, err := s.Manifest(provisioning.SHA256(strings.TrimSuffix(e.Name(), ".json"))); err == nil && !yield(m) {
+			return
+		}
+	}
+}
+
+// indexed returns the file whose chunk index has the given sum, and the package it belongs to.
+func (s *Store) indexed(sum provisioning.SHA256) (f provisioning.ManifestFile, name string, ok bool) {
+	for m := range s.manifests {
+		for _, f := range m.Files {
+			if f.Index == sum {
+				return f, m.Package, true
+			}
+		}
+	}
+	return f, "", false
+}
+
+// similar returns the files of other versions of the package that has a file with the given index, the newest first.
+func (s *Store) similar(sum provisioning.SHA256) ([]provisioning.ManifestFile, error) {
+	_, name, ok := s.indexed(sum)
+	if !ok {
+		return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no index %.64s", sum)
+	}
+	var others []*provisioning.Manifest
+	for m := range s.manifests {
+		if m.Package == name {
+			others = append(others, m)
+		}
+	}
+	slices.SortFunc(others, func(a, b *provisioning.Manifest) int { return b.Version - a.Version })
+	var files []provisioning.ManifestFile
+	for _, m := range others {
+		for _, f := range m.Files {
+			if f.Index != sum && len(files) < client.MaxSimilar {
+				files = append(files, f)
+			}
+		}
+	}
+	return files, nil
 }
 
 // refOf names the version that a manifest describes.
@@ -304,15 +347,17 @@ func (s *Store) chunksOf(manifest provisioning.SHA256) ([]caibx.Chunk, error) {
 // publish writes manifest and indexes and then names the version, all durably. Chunks must be in place. s.mu is held.
 func (s *Store) publish(m *provisioning.Manifest, indexes map[provisioning.SHA256][]byte) error {
 	for sum, b := range indexes {
-		if err := s.write(b, "indexes", string(sum)+".caibx"); err != nil {
+		if err := s.write(b, described(kindIndex, sum)...); err != nil {
 			return err
 		}
+		s.regained(kindIndex, string(sum))
 	}
 	b := m.Encode()
 	sum := provisioning.SumSHA256(b)
-	if err := s.write(b, "manifests", string(sum)+".json"); err != nil {
+	if err := s.write(b, described(kindManifest, sum)...); err != nil {
 		return err
 	}
+	s.regained(kindManifest, string(sum))
 	if err := os.MkdirAll(s.path("packages", m.Package), 0o700); err != nil {
 		return fmt.Errorf("make the package's directory: %w", err)
 	}
@@ -353,30 +398,6 @@ func (s *Store) flush() error {
 		return fmt.Errorf("write the content store out: %w", err)
 	}
 	return nil
-}
-
-// place moves chunks from staging files into the store, after they are on the disk. s.mu is held.
-func (s *Store) place(staged map[caibx.ID]string) (placed []caibx.ID, err error) {
-	if err := s.flush(); err != nil {
-		return nil, err
-	}
-	for id, from := range staged {
-		to := s.chunkPath(id)
-		if _, err := os.Lstat(to); err == nil {
-			continue
-		}
-		err := os.Rename(from, to)
-		if errors.Is(err, os.ErrNotExist) {
-			if err = os.Mkdir(filepath.Dir(to), 0o700); err == nil {
-				err = os.Rename(from, to)
-			}
-		}
-		if err != nil {
-			return placed, fmt.Errorf("move a chunk into the store: %w", err)
-		}
-		placed = append(placed, id)
-	}
-	return placed, nil
 }
 
 // Verify reads a version back, whole, and compares it with every sum there is for it. report, which may be nil, is told

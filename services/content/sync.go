@@ -1,6 +1,7 @@
 package content
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ type Status struct {
 
 // SyncOptions say how to synchronize.
 type SyncOptions struct {
-	// Workers is how many chunks are in flight at one time, 16 if 0.
+	// Workers is how many requests, each for up to a megabyte of content, are in flight at one time, 8 if 0.
 	Workers int
 	// Report, which may be nil, is told every change of a package's status, and at most every 200 ms how far it is. Calls
 	// do not overlap.
@@ -56,7 +57,7 @@ const placeEvery = 64 << 20
 // where it was.
 func Sync(ctx context.Context, s *Store, upstream *client.Client, refs []provisioning.ContentRef, o SyncOptions) error {
 	if o.Workers <= 0 {
-		o.Workers = 16
+		o.Workers = 8
 	}
 	if o.Report == nil {
 		o.Report = func(Status) {}
@@ -102,22 +103,11 @@ func (y *syncing) run(ctx context.Context) (err error) {
 	}
 	y.o.Report(y.status)
 	ref := y.status.Ref
-	m, _, err := y.from.ManifestBytes(ctx, ref.Manifest)
+	y.s.metrics.syncDone.Set(0)
+	y.s.metrics.syncTotal.Set(float64(ref.Size))
+	m, indexes, chunks, err := y.describe(ctx, ref)
 	if err != nil {
 		return err
-	}
-	if m.Package != ref.Package || m.Version != ref.Version || provisioning.SumSHA256(m.Encode()) != ref.Manifest {
-		return provisioning.Errorf(provisioning.CodeCorrupt, "", "manifest %s is for %s version %d", ref.Manifest, m.Package, m.Version)
-	}
-	indexes := map[provisioning.SHA256][]byte{}
-	var chunks []caibx.Chunk
-	for _, f := range m.Files {
-		x, b, err := y.from.IndexBytes(ctx, f)
-		if err != nil {
-			return err
-		}
-		indexes[f.Index] = b
-		chunks = append(chunks, x.Chunks...)
 	}
 	if err := y.fetch(ctx, chunks); err != nil {
 		return storeError(y.s.dir, err)
@@ -129,6 +119,36 @@ func (y *syncing) run(ctx context.Context) (err error) {
 	}
 	y.status.State = StateInstalled
 	return nil
+}
+
+// describe gets manifest and indexes: those that are here, and the rest from upstream.
+func (y *syncing) describe(ctx context.Context, ref provisioning.ContentRef) (*provisioning.Manifest, map[provisioning.SHA256][]byte, []caibx.Chunk, error) {
+	m, err := y.s.Manifest(ref.Manifest)
+	if err != nil {
+		if m, err = y.from.Manifest(ctx, ref.Manifest); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if m.Package != ref.Package || m.Version != ref.Version || provisioning.SumSHA256(m.Encode()) != ref.Manifest {
+		return nil, nil, nil, provisioning.Errorf(provisioning.CodeCorrupt, "", "manifest %s is for %s version %d", ref.Manifest, m.Package, m.Version)
+	}
+	indexes := map[provisioning.SHA256][]byte{}
+	var chunks []caibx.Chunk
+	for _, f := range m.Files {
+		b, err := y.s.IndexBytes(f.Index)
+		if err != nil {
+			if _, b, err = y.from.IndexBytes(ctx, f); err != nil {
+				return nil, nil, nil, err
+			}
+		}
+		x, err := caibx.Decode(b)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		indexes[f.Index] = b
+		chunks = append(chunks, x.Chunks...)
+	}
+	return m, indexes, chunks, nil
 }
 
 // fetch brings the chunks that the store does not have. What it has got when it fails stays in the store: the next try
@@ -151,41 +171,93 @@ func (y *syncing) fetch(ctx context.Context, chunks []caibx.Chunk) (err error) {
 			err = perr
 		}
 	}()
-	g, ctx := errgroup.WithContext(ctx)
+	missing, here := y.divide(chunks)
+	if err := y.fetchAll(ctx, dir, missing); err != nil {
+		return err
+	}
+	// Last, as it takes long, and a try that fails because upstream is away fails before it.
+	missing, err = y.lookAt(ctx, here)
+	if err != nil {
+		return err
+	}
+	return y.fetchAll(ctx, dir, missing)
+}
+
+// fetchAll fetches chunks, several at one time.
+func (y *syncing) fetchAll(ctx context.Context, dir string, chunks []caibx.Chunk) error {
+	g, work := errgroup.WithContext(ctx)
 	g.SetLimit(y.o.Workers)
-	seen := map[caibx.ID]bool{}
-	for _, k := range chunks {
-		if ctx.Err() != nil {
+	for _, batch := range client.Batches(chunks) {
+		if work.Err() != nil {
 			break
 		}
-		if seen[k.ID] || y.s.HasChunk(k.ID) {
-			y.count(k.Size, 0)
-			continue
-		}
-		seen[k.ID] = true
 		g.Go(func() error {
-			stored, err := y.from.StoredChunk(ctx, k)
-			if err != nil {
-				return err
-			}
-			return y.keep(dir, k, stored)
+			_, err := y.from.StoredChunks(work, batch, func(k caibx.Chunk, stored []byte) error { return y.keep(dir, k, stored) })
+			return err
 		})
 	}
-	return g.Wait()
+	return cmp.Or(g.Wait(), context.Cause(ctx)) // the latter ends the loop too, with nothing in flight
+}
+
+// divide returns the chunks that the store does not have, by their files, and those that it has, each once.
+func (y *syncing) divide(chunks []caibx.Chunk) (missing, here []caibx.Chunk) {
+	seen := map[caibx.ID]bool{}
+	for _, k := range chunks {
+		switch {
+		case seen[k.ID]:
+			y.count(k.Size, 0)
+		case y.s.HasChunk(k.ID):
+			here = append(here, k)
+		default:
+			missing = append(missing, k)
+		}
+		seen[k.ID] = true
+	}
+	return missing, here
+}
+
+// lookAt reads chunks that the store has and returns those that are damaged.
+func (y *syncing) lookAt(ctx context.Context, chunks []caibx.Chunk) ([]caibx.Chunk, error) {
+	g, work := errgroup.WithContext(ctx)
+	g.SetLimit(y.o.Workers)
+	lacks := make([]bool, len(chunks))
+	for i, k := range chunks {
+		if work.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			room := chunkFiles.Get().(*chunkFile)
+			defer chunkFiles.Put(room)
+			if _, err := y.s.StoredChunk(k.ID, room.chunk()); err != nil {
+				lacks[i] = true
+			} else {
+				y.count(k.Size, 0)
+			}
+			return context.Cause(work)
+		})
+	}
+	if err := cmp.Or(g.Wait(), context.Cause(ctx)); err != nil {
+		return nil, err
+	}
+	var missing []caibx.Chunk
+	for i, k := range chunks {
+		if lacks[i] {
+			missing = append(missing, k)
+		}
+	}
+	return missing, nil
 }
 
 // keep writes a fetched chunk to the staging directory, and moves all there to the store when it is enough.
 func (y *syncing) keep(dir string, k caibx.Chunk, stored []byte) error {
-	f, err := os.CreateTemp(dir, "chunk-")
+	path, err := stage(dir, k.ID, stored)
 	if err != nil {
-		return fmt.Errorf("write a chunk: %w", err)
+		return err
 	}
-	_, err = f.Write(stored)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write a chunk: %w", err)
-	}
+	y.s.metrics.chunksFetched.Inc()
+	y.s.metrics.bytesFetched.Add(float64(len(stored)))
 	y.mu.Lock()
-	y.staged[k.ID] = f.Name()
+	y.staged[k.ID] = path
 	y.size += int64(len(stored))
 	if y.size >= placeEvery {
 		err = y.place()
@@ -209,32 +281,9 @@ func (y *syncing) count(size, stored int) {
 	defer y.mu.Unlock()
 	y.status.Done += int64(size)
 	y.status.New += int64(stored)
+	y.s.metrics.syncDone.Set(float64(y.status.Done))
 	if time.Since(y.reported) >= 200*time.Millisecond {
 		y.reported = time.Now()
 		y.o.Report(y.status)
-	}
-}
-
-// FetchFrom returns a Fetch that gets single chunks from upstream.
-func FetchFrom(s *Store, upstream *client.Client) Fetch {
-	return func(ctx context.Context, id caibx.ID) error {
-		stored, err := upstream.StoredChunk(ctx, caibx.Chunk{ID: id})
-		if err != nil {
-			return err
-		}
-		f, err := os.CreateTemp(s.path("staging"), "chunk-")
-		if err != nil {
-			return storeError(s.dir, fmt.Errorf("write a chunk: %w", err))
-		}
-		_, err = f.Write(stored)
-		if err = errors.Join(err, f.Close()); err == nil {
-			s.mu.Lock()
-			_, err = s.place(map[caibx.ID]string{id: f.Name()})
-			s.mu.Unlock()
-		}
-		if err != nil {
-			_ = os.Remove(f.Name()) // emptied by Open at the latest
-		}
-		return storeError(s.dir, err)
 	}
 }

@@ -146,19 +146,15 @@ func (u *upload) Put(_ context.Context, id caibx.ID, stored []byte) error {
 	if u.has(id) {
 		return nil
 	}
-	f, err := os.CreateTemp(u.dir, "chunk-")
-	if err == nil {
-		_, err = f.Write(stored)
-		err = errors.Join(err, f.Close())
-	}
+	path, err := stage(u.dir, id, stored)
 	if err != nil {
-		return u.fail(fmt.Errorf("write a chunk: %w", err))
+		return u.fail(err)
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if _, ok := u.staged[id]; !ok {
-		u.staged[id] = f.Name()
-	} else if err := os.Remove(f.Name()); err != nil { // it came twice at the same time
+		u.staged[id] = path
+	} else if err := os.Remove(path); err != nil { // it came twice at the same time
 		u.s.log.Error("remove a chunk that came twice", "error", err)
 	}
 	return u.failure
@@ -205,18 +201,14 @@ func (u *upload) commit(c client.CommitRequest) (client.Added, error) {
 	}
 	m := &provisioning.Manifest{Package: u.name, Version: 1, Format: c.Format, CreatedAt: time.Now().UTC().Truncate(time.Second), Files: c.Files}
 	if len(versions) > 0 {
-		newest, err := s.Ref(u.name, 0)
-		if err != nil {
+		same, err := s.newest(u.name, m)
+		if err != nil && !damaged(err) {
 			return client.Added{}, err
 		}
-		old, err := s.Manifest(newest.Manifest)
-		if err != nil {
-			return client.Added{}, err
+		if err == nil && same.Manifest != "" {
+			return client.Added{Ref: same, Unchanged: true}, nil
 		}
-		if old.Format == m.Format && slices.Equal(old.Files, m.Files) && s.Installed(newest) {
-			return client.Added{Ref: newest, Unchanged: true}, nil
-		}
-		m.Version = newest.Version + 1
+		m.Version = versions[len(versions)-1] + 1 // also after one that is damaged
 	}
 	if err := m.Validate(); err != nil {
 		return client.Added{}, err
@@ -240,6 +232,22 @@ func (u *upload) commit(c client.CommitRequest) (client.Added, error) {
 	}
 	s.log.Info("content added", "package", m.Package, "version", m.Version, "bytes", m.Files[0].Size, "newChunks", len(placed))
 	return client.Added{Ref: refOf(m)}, nil
+}
+
+// newest returns the newest version of a package if it holds what m describes, complete; otherwise no version.
+func (s *Store) newest(name string, m *provisioning.Manifest) (provisioning.ContentRef, error) {
+	ref, err := s.Ref(name, 0)
+	if err != nil {
+		return provisioning.ContentRef{}, err
+	}
+	old, err := s.Manifest(ref.Manifest)
+	if err != nil {
+		return provisioning.ContentRef{}, err
+	}
+	if old.Format != m.Format || !slices.Equal(old.Files, m.Files) || !s.Installed(ref) {
+		return provisioning.ContentRef{}, nil
+	}
+	return ref, nil
 }
 
 // check compares an index with the file it is to describe, and with the chunks there are.
@@ -297,10 +305,11 @@ func (u *upload) size(id caibx.ID) (int, error) {
 	if size, ok := caibx.StoredSize(head[:n]); ok {
 		return size, nil
 	}
-	b, err := os.ReadFile(path)
+	b, err := readChunk(openFile, path, nil)
 	if err != nil {
 		return 0, fmt.Errorf("read a chunk: %w", err)
 	}
+	b, _, _ = unseal(id, b)
 	plain, err := caibx.Open(id, 0, b, nil)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", filepath.Base(path), err)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"branchpoint/provisioning"
@@ -23,6 +24,8 @@ type Client struct {
 	// Patience is how long one request is repeated while the other side cannot be reached or is not ready; New sets
 	// DefaultPatience. A deployment outlives a restart of its branch.
 	Patience time.Duration
+
+	single *atomic.Bool // the server knows of single chunks alone
 }
 
 const (
@@ -56,7 +59,7 @@ func New(baseURL string, h *http.Client) *Client {
 		t.MaxIdleConnsPerHost = connections
 		keep.Transport = t
 	}
-	return &Client{base: strings.TrimSuffix(baseURL, "/"), http: &keep, Patience: DefaultPatience}
+	return &Client{base: strings.TrimSuffix(baseURL, "/"), http: &keep, Patience: DefaultPatience, single: new(atomic.Bool)}
 }
 
 // Manifest returns the manifest with the given sum.
@@ -101,18 +104,12 @@ func (c *Client) IndexBytes(ctx context.Context, f provisioning.ManifestFile) (*
 }
 
 // Chunk returns a chunk's uncompressed bytes, in buf if that is large enough.
-func (c *Client) Chunk(ctx context.Context, k caibx.Chunk, buf []byte) ([]byte, error) {
-	plain, _, err := c.chunk(ctx, k, buf)
-	return plain, err
-}
-
-// chunk is Chunk, and how many bytes came over the network.
-func (c *Client) chunk(ctx context.Context, k caibx.Chunk, buf []byte) (plain []byte, fetched int, err error) {
-	b, err := c.fetch(ctx, PathChunks+k.ID.String(), caibx.MaxStored, func(b []byte) (err error) {
+func (c *Client) Chunk(ctx context.Context, k caibx.Chunk, buf []byte) (plain []byte, err error) {
+	_, err = c.fetch(ctx, PathChunks+k.ID.String(), caibx.MaxStored, func(b []byte) (err error) {
 		plain, err = caibx.Open(k.ID, k.Size, b, buf)
 		return err
 	})
-	return plain, len(b), err
+	return plain, err
 }
 
 // StoredChunk returns a chunk in its stored form, checked.

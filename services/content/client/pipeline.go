@@ -3,13 +3,11 @@ package client
 import (
 	"context"
 	"sync"
-
-	"branchpoint/services/content/caibx"
 )
 
-// DefaultWorkers is how many chunks are in flight at one time, unless said otherwise: enough to fill a gigabit with a few
-// milliseconds of delay.
-const DefaultWorkers = 8
+// DefaultWorkers is how many requests are in flight at one time, unless said otherwise, each for up to a megabyte of
+// content: enough to fill a gigabit with tens of milliseconds of delay, and to keep the processors of a small machine busy.
+const DefaultWorkers = 6
 
 // Progress is how far something is, in bytes.
 type Progress struct {
@@ -19,39 +17,37 @@ type Progress struct {
 	New int64
 }
 
-// job is a chunk on its way through a pipeline.
-type job struct {
-	caibx.Chunk
-	buf  []byte // room for the chunk
-	data []byte // its bytes, if it is to be written
-	same bool   // the target holds it already
+// job is an item on its way through a pipeline, with room for batchBytes.
+type job[T any] struct {
+	item T
+	room *[batchBytes]byte
 	err  error
 	done chan struct{}
 }
 
-// pipeline works on several chunks at one time and gives them out in their order. Its memory is bounded by the number of
+// pipeline works on several items at one time and gives them out in their order. Its memory is bounded by the number of
 // workers, whatever the order in which they finish.
-type pipeline struct {
+type pipeline[T any] struct {
 	ctx    context.Context
 	cancel context.CancelFunc
-	queue  chan *job
+	queue  chan *job[T]
 	free   sync.Pool
 	wg     sync.WaitGroup
 }
 
-func newPipeline(ctx context.Context, chunks []caibx.Chunk, workers int, work func(context.Context, *job) error) *pipeline {
+func newPipeline[T any](ctx context.Context, items []T, workers int, work func(ctx context.Context, item T, room []byte) error) *pipeline[T] {
 	if workers <= 0 {
 		workers = DefaultWorkers
 	}
-	p := &pipeline{queue: make(chan *job, 2*workers)}
+	p := &pipeline[T]{queue: make(chan *job[T], 2*workers)}
 	p.ctx, p.cancel = context.WithCancel(ctx)
-	p.free.New = func() any { b := make([]byte, caibx.MaxChunk); return &b }
-	todo := make(chan *job)
+	p.free.New = func() any { return new([batchBytes]byte) }
+	todo := make(chan *job[T])
 	p.wg.Go(func() {
 		defer close(todo)
 		defer close(p.queue)
-		for _, k := range chunks {
-			j := &job{Chunk: k, done: make(chan struct{})}
+		for _, item := range items {
+			j := &job[T]{item: item, done: make(chan struct{})}
 			select {
 			case p.queue <- j:
 			case <-p.ctx.Done():
@@ -67,8 +63,8 @@ func newPipeline(ctx context.Context, chunks []caibx.Chunk, workers int, work fu
 	for range workers {
 		p.wg.Go(func() {
 			for j := range todo {
-				j.buf = *p.free.Get().(*[]byte)
-				j.err = work(p.ctx, j)
+				j.room = p.free.Get().(*[batchBytes]byte)
+				j.err = work(p.ctx, j.item, j.room[:])
 				close(j.done)
 			}
 		})
@@ -76,8 +72,8 @@ func newPipeline(ctx context.Context, chunks []caibx.Chunk, workers int, work fu
 	return p
 }
 
-// next returns the next chunk, when it is ready; nil after the last. The chunk is to be given back.
-func (p *pipeline) next() (*job, error) {
+// next returns the next item, when it is ready; nil after the last. It is to be given back.
+func (p *pipeline[T]) next() (*job[T], error) {
 	select {
 	case j, ok := <-p.queue:
 		if !ok {
@@ -96,14 +92,13 @@ func (p *pipeline) next() (*job, error) {
 	return nil, context.Cause(p.ctx)
 }
 
-func (p *pipeline) release(j *job) {
-	b := j.buf
-	j.buf, j.data = nil, nil
-	p.free.Put(&b)
+func (p *pipeline[T]) release(j *job[T]) {
+	p.free.Put(j.room)
+	j.room = nil
 }
 
 // stop ends the work and waits for that.
-func (p *pipeline) stop() {
+func (p *pipeline[T]) stop() {
 	p.cancel()
 	p.wg.Wait()
 }

@@ -13,6 +13,7 @@ import (
 // Paths of the interface, below the base URL. Reading is served by branches and central, uploading by central.
 const (
 	PathChunks    = "/content/v1/chunks/"    // + ID: the chunk in its stored form
+	PathBatch     = "/content/v1/batch"      // POST: EncodeBatch -> each chunk after a BatchHeader
 	PathIndexes   = "/content/v1/indexes/"   // + SHA256: a chunk index, .caibx
 	PathManifests = "/content/v1/manifests/" // + SHA256: a manifest, JSON
 	PathContent   = "/v1/content"            // GET: []provisioning.ContentRef
