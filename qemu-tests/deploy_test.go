@@ -18,7 +18,7 @@ func (s *site) pc(name string, fw lab.Firmware, disk lab.Disk) *lab.Machine {
 }
 
 // deployed checks a deployed Debian by what it says of itself.
-func deployed(t *testing.T, pc *lab.Machine, host, firmware, secure string, rootAtLeast int64) {
+func deployed(t testing.TB, pc *lab.Machine, host, firmware, secure string, rootAtLeast int64) {
 	t.Helper()
 	e := pc.WaitEvent(8*time.Minute, "os-ready", nil)
 	for field, want := range map[string]string{
@@ -41,7 +41,7 @@ func deployed(t *testing.T, pc *lab.Machine, host, firmware, secure string, root
 }
 
 // steps requires that every step of the agent has ended with exit code 0.
-func steps(t *testing.T, pc *lab.Machine, want ...string) {
+func steps(t testing.TB, pc *lab.Machine, want ...string) {
 	t.Helper()
 	var got []string
 	for _, e := range pc.Events() {
