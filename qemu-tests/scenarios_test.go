@@ -33,6 +33,8 @@ var scenarios = []struct {
 	{"deploy-uefi-secureboot-proxy", true, deployUEFISecureBootProxy},
 	{"deploy-bios-dhcp", true, deployBIOSDHCP},
 	{"deploy-uefi-rootfs", false, deployUEFIRootFileSystem},
+	{"wan-cut", true, wanCut},
+	{"power-cut", true, powerCut},
 	{"nic-models", false, nicModels},
 }
 

@@ -154,6 +154,7 @@ func (m *Machine) SetInitrd(more []byte, layers ...string) {
 	err := os.WriteFile(last, more, 0o600)
 	if err == nil {
 		err = concatenateLayers(filepath.Join(m.dir, "initrd"), append(append([]string(nil), layers...), last))
+		err = errors.Join(err, os.Remove(last))
 	}
 	if err != nil {
 		m.lab.t.Fatalf("machine %s: %v", m.name, err)
