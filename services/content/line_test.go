@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -18,6 +19,8 @@ type line struct {
 	requests atomic.Int64
 	chunks   atomic.Int64 // chunks asked for, by themselves or with others
 	left     atomic.Int64 // how many bytes are still let through
+	onCut    func()       // told, once, that the line is cut
+	cut      sync.Once
 }
 
 const uncut = 1 << 50
@@ -66,6 +69,9 @@ func (w *cutWriter) Write(b []byte) (int, error) {
 	if n := w.l.left.Add(-int64(len(b))) + int64(len(b)); n < int64(len(b)) {
 		_, _ = w.ResponseWriter.Write(b[:max(n, 0)])
 		w.ResponseWriter.(http.Flusher).Flush()
+		if w.l.onCut != nil {
+			w.l.cut.Do(w.l.onCut)
+		}
 		panic(http.ErrAbortHandler)
 	}
 	return w.ResponseWriter.Write(b)

@@ -41,6 +41,8 @@ type Status struct {
 type SyncOptions struct {
 	// Workers is how many requests, each for up to a megabyte of content, are in flight at one time, 8 if 0.
 	Workers int
+	// PlaceEvery is how many fetched bytes, compressed, are brought onto the disk together, 64 MiB if 0.
+	PlaceEvery int64
 	// Report, which may be nil, is told every change of a package's status, and at most every 200 ms how far it is. Calls
 	// do not overlap.
 	Report func(Status)
@@ -48,9 +50,12 @@ type SyncOptions struct {
 	Log *slog.Logger
 }
 
-// placeEvery is how many fetched bytes are brought onto the disk and moved into the store at one time: what a loss of
-// power costs at most.
-const placeEvery = 64 << 20
+// What is fetched is brought onto the disk and moved into the store when it is this many bytes, unless said otherwise, or
+// after this time: what a loss of power costs at most.
+const (
+	placeEvery = 64 << 20
+	placeAfter = 5 * time.Second
+)
 
 // Sync brings the given versions from upstream into the store, one after the other, fetching only chunks that the store
 // does not have. One that cannot be had does not keep the others back; the errors are joined. Calling it again goes on
@@ -58,6 +63,9 @@ const placeEvery = 64 << 20
 func Sync(ctx context.Context, s *Store, upstream *client.Client, refs []provisioning.ContentRef, o SyncOptions) error {
 	if o.Workers <= 0 {
 		o.Workers = 8
+	}
+	if o.PlaceEvery <= 0 {
+		o.PlaceEvery = placeEvery
 	}
 	if o.Report == nil {
 		o.Report = func(Status) {}
@@ -94,6 +102,7 @@ type syncing struct {
 	reported time.Time
 	staged   map[caibx.ID]string
 	size     int64 // of what is staged
+	placed   time.Time
 }
 
 func (y *syncing) run(ctx context.Context) (err error) {
@@ -163,7 +172,7 @@ func (y *syncing) fetch(ctx context.Context, chunks []caibx.Chunk) (err error) {
 			y.o.Log.Error("remove fetched chunks' leftovers", "directory", dir, "error", rerr)
 		}
 	}()
-	y.staged = map[caibx.ID]string{}
+	y.staged, y.placed = map[caibx.ID]string{}, time.Now()
 	defer func() {
 		y.mu.Lock()
 		defer y.mu.Unlock()
@@ -259,7 +268,7 @@ func (y *syncing) keep(dir string, k caibx.Chunk, stored []byte) error {
 	y.mu.Lock()
 	y.staged[k.ID] = path
 	y.size += int64(len(stored))
-	if y.size >= placeEvery {
+	if y.size >= y.o.PlaceEvery || time.Since(y.placed) >= placeAfter {
 		err = y.place()
 	}
 	y.mu.Unlock()
@@ -272,7 +281,7 @@ func (y *syncing) place() error {
 	y.s.mu.Lock()
 	defer y.s.mu.Unlock()
 	_, err := y.s.place(y.staged)
-	y.staged, y.size = map[caibx.ID]string{}, 0
+	y.staged, y.size, y.placed = map[caibx.ID]string{}, 0, time.Now()
 	return err
 }
 
