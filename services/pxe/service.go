@@ -41,7 +41,6 @@ type Service struct {
 	cfg   Config
 	deps  Deps
 	ready chan struct{}
-	ctx   context.Context // Run's; for TFTP transfers, whose library has none
 	slots chan struct{}
 	wg    sync.WaitGroup
 	// metrics may be used without mu.
@@ -105,7 +104,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	cfg.Ports = cfg.Ports.orStandard()
 	s := &Service{
-		cfg: cfg, deps: deps, ready: make(chan struct{}), ctx: context.Background(),
+		cfg: cfg, deps: deps, ready: make(chan struct{}),
 		slots:       make(chan struct{}, maxHandlers),
 		exchanges:   newExchanges(maxExchanges),
 		metrics:     newMetrics(deps.Metrics),
@@ -165,7 +164,6 @@ func (s *Service) Ready() <-chan struct{} { return s.ready }
 // cannot be read, and, in mode dhcp, another DHCP server on the network (CodeConflict).
 func (s *Service) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	s.ctx = ctx
 	if s.cfg.Mode == provisioning.PXEModeDHCP {
 		stored, err := s.deps.Leases.Load(ctx)
 		if err != nil {
@@ -234,17 +232,13 @@ func (s *Service) open(ctx context.Context, i Interface) (serve []func() error, 
 		closers = append(closers, func() { _ = c.Close() })
 		serve = append(serve, func() error { return s.serveUDP(ctx, i, c, u.port) })
 	}
-	tc, err := listenUDP(ctx, i, s.cfg.Ports.TFTP, false)
+	ts := s.newTFTP(i)
+	tc, err := ts.open(ctx, s.cfg.Ports.TFTP)
 	if err != nil {
 		return nil, closeAll, err
 	}
-	_, tsrv := s.newTFTP(i.Prefix.Addr())
-	closers = append(closers, func() { _ = tc.Close() })
-	serve = append(serve, func() error {
-		stop := context.AfterFunc(ctx, tsrv.Shutdown)
-		defer stop()
-		return tsrv.Serve(tc.UDPConn)
-	})
+	closers = append(closers, func() { _ = tc.Close(); ts.close() })
+	serve = append(serve, func() error { return ts.serve(ctx, tc) })
 	l, err := listenTCP(ctx, i, s.cfg.Ports.HTTP)
 	if err != nil {
 		return nil, closeAll, err

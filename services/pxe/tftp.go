@@ -4,128 +4,190 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
+	"net"
 	"net/netip"
-	"path"
-	"strings"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
-	"github.com/pin/tftp/v3"
+	"branchpoint/provisioning"
+
+	"golang.org/x/sys/unix"
 )
 
-// Limits of the TFTP server, for each interface.
 const (
-	tftpTransfers = 64
-	tftpTimeout   = 2 * time.Second
-	tftpRetries   = 5
-	// tftpTotal ends a transfer that does not get on: the largest file has 3 MB.
-	tftpTotal = 3 * time.Minute
-	// tftpMaxFile bounds what is handed out by TFTP; everything large goes by HTTP.
-	tftpMaxFile = 32 << 20
+	// tftpPorts is from how many ports requests are answered, by turns: a packet that comes late from one transfer of a
+	// client's is none of its next.
+	tftpPorts = 8
+	// tftpReceiveBuffer is how many octets wait in the kernel while a flood is looked through.
+	tftpReceiveBuffer = 1 << 20
+	// tftpTick is how often clients that have not answered yet are looked at.
+	tftpTick = 250 * time.Millisecond
 )
 
-// tftpFiles are the loaders; grub/grub.cfg is made on request. Nothing else is handed out.
-var tftpFiles = map[string]bool{FileShim: true, FileGRUB: true, FileMokManager: true, FileUndionly: true}
-
-// tftpServer hands out loaders on one interface, read only.
+// tftpServer hands out loaders on one interface, read only. One goroutine reads requests, and one each of the ports that
+// they are answered from. A client that has acknowledged something has shown that its address is its own: only then it
+// gets a goroutine, a socket and an open file.
 type tftpServer struct {
 	*Service
-	server netip.Addr
-	slots  chan struct{}
+	iface Interface
+	// addr is what sockets are bound to, and device, unless it is "", the network interface. mtu is in octets.
+	addr   netip.Addr
+	device string
+	mtu    func() int
+
+	table *transferTable
+	ports []*net.UDPConn
+	turn  atomic.Uint32
+	// running are the goroutines.
+	running sync.WaitGroup
 }
 
-func (s *Service) newTFTP(server netip.Addr) (*tftpServer, *tftp.Server) {
-	t := &tftpServer{s, server, make(chan struct{}, tftpTransfers)}
-	srv := tftp.NewServer(t.read, nil)
-	srv.SetTimeout(tftpTimeout)
-	srv.SetRetries(tftpRetries)
-	return t, srv
+func (s *Service) newTFTP(i Interface) *tftpServer {
+	return &tftpServer{
+		Service: s, iface: i, addr: i.Prefix.Addr(), device: i.Name, table: newTransferTable(),
+		mtu: func() int { return mtuOf(i.Name) },
+	}
 }
 
-// read answers one read request.
-func (t *tftpServer) read(name string, rf io.ReaderFrom) error {
-	select {
-	case t.slots <- struct{}{}:
-		defer func() { <-t.slots }()
-	default:
-		return fmt.Errorf("too many transfers at once (%d)", tftpTransfers)
+// mtuOf is the interface's MTU, or Ethernet's where the kernel does not say.
+func mtuOf(name string) int {
+	if i, err := net.InterfaceByName(name); err == nil && i.MTU > 0 {
+		return i.MTU
 	}
-	client := ""
-	out, ok := rf.(tftp.OutgoingTransfer)
-	if ok {
-		a := out.RemoteAddr()
-		client = a.String()
+	return 1500
+}
+
+// listen opens a UDP port at the interface's own address; 0 is any. A request to a broadcast address does not get there,
+// and is to be ignored (RFC 1123 section 4.2.3.5).
+func (t *tftpServer) listen(ctx context.Context, port int) (*net.UDPConn, error) {
+	lc := net.ListenConfig{}
+	if t.device != "" {
+		lc.Control = bindTo(t.device, false)
 	}
-	log := t.deps.Log.With("client", client, "file", printable(name))
-	body, size, err := t.open(cleanPath(name))
+	c, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort(t.addr.String(), strconv.Itoa(port)))
 	if err != nil {
-		// shim and GRUB try names that need not exist: revocations_sku.efi, grub/x86_64-efi/command.lst.
-		if errors.Is(err, fs.ErrNotExist) {
-			log.Debug("TFTP: no such file")
-			return errors.New("no such file")
+		return nil, provisioning.Errorf(provisioning.CodeUnavailable, "see which other program has the port, and that the interface has the address",
+			"listen on UDP port %d of %s (%s): %w", port, t.iface.Name, t.addr, err)
+	}
+	u := c.(*net.UDPConn)
+	_ = u.SetReadBuffer(tftpReceiveBuffer)
+	return u, nil
+}
+
+// share lets others have the port of a socket that is open: before, the kernel might have given us somebody else's.
+func share(c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// dial opens a socket for one client at a port that is open already. What this client sends from now on comes to it: the
+// kernel prefers a connected socket.
+func (t *tftpServer) dial(ctx context.Context, p *place) (*net.UDPConn, error) {
+	d := net.Dialer{LocalAddr: p.tid.LocalAddr(), Control: func(_, _ string, c syscall.RawConn) error { return share(c) }}
+	if t.device != "" {
+		d.Control = bindTo(t.device, true)
+	}
+	c, err := d.DialContext(ctx, "udp4", p.client.String())
+	if err != nil {
+		return nil, fmt.Errorf("open a socket for a transfer: %w", err)
+	}
+	return c.(*net.UDPConn), nil
+}
+
+// open opens the TFTP port and those that requests are answered from. It is called once, before serve.
+func (t *tftpServer) open(ctx context.Context, port int) (*net.UDPConn, error) {
+	c, err := t.listen(ctx, port)
+	for range tftpPorts {
+		if err != nil {
+			break
 		}
-		log.Error("TFTP: read a boot file", "err", err)
-		return errors.New("the file cannot be read; the appliance's log says why")
+		var p *net.UDPConn
+		if p, err = t.listen(ctx, 0); err != nil {
+			break
+		}
+		t.ports = append(t.ports, p)
+		var raw syscall.RawConn
+		if raw, err = p.SyscallConn(); err == nil {
+			err = share(raw)
+		}
 	}
-	defer body.Close()
-	if ok {
-		out.SetSize(size)
-	}
-	ctx, cancel := context.WithTimeout(t.ctx, tftpTotal)
-	defer cancel()
-	start := t.deps.Now()
-	n, err := rf.ReadFrom(&contextReader{ctx, body})
 	if err != nil {
-		log.Debug("TFTP: transfer ended early", "octets", n, "err", err) // a size probe ends like this, too
-		return err
+		t.close()
+		if c != nil {
+			_ = c.Close()
+		}
+		return nil, err
 	}
-	log.Info("TFTP: sent", "octets", n, "took", t.deps.Now().Sub(start).Round(time.Millisecond).String())
+	return c, nil
+}
+
+func (t *tftpServer) close() {
+	for _, p := range t.ports {
+		_ = p.Close()
+	}
+}
+
+// serve answers what comes to c, the TFTP port, until it is closed, and then ends all transfers.
+func (t *tftpServer) serve(ctx context.Context, c *net.UDPConn) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer t.running.Wait()
+	defer t.close()
+	defer stop()
+	for _, p := range t.ports {
+		t.running.Go(func() {
+			t.read(ctx, p, func(b []byte, from netip.AddrPort) []byte { return t.packet(ctx, p, b, from) })
+		})
+	}
+	t.running.Go(func() { t.again(ctx) })
+	t.read(ctx, c, t.request)
 	return nil
 }
 
-// open returns a file by its clean name.
-func (t *tftpServer) open(name string) (io.ReadCloser, int64, error) {
-	if name == "grub/grub.cfg" {
-		s := grubFirst(t.server, t.cfg.Ports.HTTP)
-		return io.NopCloser(strings.NewReader(s)), int64(len(s)), nil
-	}
-	if !tftpFiles[name] {
-		return nil, 0, fs.ErrNotExist
-	}
-	f, err := t.deps.Files.Open(name)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) && name != FileMokManager {
-			return nil, 0, fmt.Errorf("boot file %s is missing", name)
+// read hands every packet to handle and sends what it returns, until c is closed.
+func (t *tftpServer) read(ctx context.Context, c *net.UDPConn, handle func(b []byte, from netip.AddrPort) []byte) {
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := c.ReadFromUDPAddrPort(buf)
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
 		}
-		return nil, 0, err
+		if err != nil { // the link went down, for one: it comes back
+			t.deps.Log.Warn("read a TFTP packet", "interface", t.iface.Name, "err", err)
+			if !wait(ctx, time.Second) {
+				return
+			}
+			continue
+		}
+		if answer := handle(buf[:n], from); answer != nil {
+			_, _ = c.WriteToUDPAddrPort(answer, from)
+		}
 	}
-	info, err := f.Stat()
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > tftpMaxFile) {
-		err = fmt.Errorf("%s is no file of at most %d octets", name, tftpMaxFile)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, 0, err
-	}
-	return f, info.Size(), nil
 }
 
-// cleanPath makes a name from a client one below the root: firmware writes "/shimx64.efi", "//grubx64.efi" and, now
-// and then, backslashes.
-func cleanPath(name string) string {
-	return path.Clean("/" + strings.ReplaceAll(name, `\`, "/"))[1:]
-}
-
-// contextReader fails once its context has ended.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
+// again answers once more those clients of whom nothing has come yet.
+func (t *tftpServer) again(ctx context.Context) {
+	tick := time.NewTicker(tftpTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		places, gone := t.table.tick(t.deps.Now())
+		for _, p := range places {
+			_, _ = p.tid.WriteToUDPAddrPort(p.first, p.client)
+		}
+		for range gone {
+			t.metrics.drop(serviceTFTP, string(endUnproven))
+		}
 	}
-	return c.r.Read(b)
 }

@@ -3,31 +3,38 @@ package pxe
 import (
 	"bytes"
 	"context"
-	"io"
-	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pin/tftp/v3"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// startTFTP serves the service's loaders on a port of the loopback and returns its address.
-func startTFTP(t *testing.T, s *Service) (string, *tftpServer) {
+// startTFTP serves the service's loaders on a port of the loopback, as if its MTU were Ethernet's.
+func startTFTP(t testing.TB, s *Service) (string, *tftpServer) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	s.ctx = ctx
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	ts := s.newTFTP(Interface{"lo", netip.PrefixFrom(serverAddr, 24)})
+	ts.addr, ts.device, ts.mtu = netip.MustParseAddr("127.0.0.1"), "", func() int { return 1500 }
+	ctx, cancel := context.WithCancel(context.Background())
+	c, err := ts.open(ctx, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts, srv := s.newTFTP(serverAddr)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(c) }()
-	t.Cleanup(func() { cancel(); srv.Shutdown(); <-done })
+	go func() { done <- ts.serve(ctx, c) }()
+	t.Cleanup(func() {
+		cancel()
+		_ = c.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	return c.LocalAddr().String(), ts
 }
 
-// fetch reads a file; blksize 0 asks for no options.
+// fetch reads a file with another's client; blksize 0 asks for no options.
 func fetch(t *testing.T, addr, name string, blksize int) (body []byte, size int64, err error) {
 	t.Helper()
 	c, err := tftp.NewClient(addr)
@@ -51,9 +58,28 @@ func fetch(t *testing.T, addr, name string, blksize int) (body []byte, size int6
 	return b.Bytes(), size, err
 }
 
+// counted is how often something was dropped or answered by TFTP.
+func counted(s *Service, reason string) float64 {
+	return testutil.ToFloat64(s.metrics.dropped.WithLabelValues(serviceTFTP, reason))
+}
+
+func answered(s *Service, kind string) float64 {
+	return testutil.ToFloat64(s.metrics.answers.WithLabelValues(serviceTFTP, kind))
+}
+
+// eventually waits for something that another goroutine is about to do.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
 func TestTFTP(t *testing.T) {
 	s, _, _, _ := newTestService(t)
-	addr, ts := startTFTP(t, s)
+	addr, _ := startTFTP(t, s)
 	want := bootFiles()[FileShim].Data
 	for _, c := range []struct {
 		name    string
@@ -91,21 +117,64 @@ func TestTFTP(t *testing.T) {
 	if err == nil {
 		_, err = rf.ReadFrom(strings.NewReader("evil"))
 	}
-	if err == nil {
-		t.Error("a file can be written")
-	}
-	for range tftpTransfers {
-		ts.slots <- struct{}{}
-	}
-	if _, _, err := fetch(t, addr, "shimx64.efi", 512); err == nil || !strings.Contains(err.Error(), "too many transfers") {
-		t.Errorf("more transfers than there may be: %v", err)
+	if err == nil || !strings.Contains(err.Error(), "only be read") {
+		t.Errorf("a file can be written: %v", err)
 	}
 }
 
-func TestTFTPEnds(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := io.ReadAll(&contextReader{ctx, strings.NewReader("x")}); err == nil {
-		t.Error("a transfer goes on after its time")
+func TestTFTPOptions(t *testing.T) {
+	s, _, _, _ := newTestService(t)
+	addr, _ := startTFTP(t, s)
+	want := bootFiles()[FileShim].Data
+	size := int64(len(want))
+	for _, c := range []struct {
+		c    tftpClient
+		oack map[string]int64
+	}{
+		{tftpClient{}, nil},
+		{tftpClient{tsize: true}, map[string]int64{"tsize": size}},
+		{tftpClient{blksize: 1468, windowsize: 4, tsize: true}, map[string]int64{"tsize": size, "blksize": 1468, "windowsize": 4}},
+		{tftpClient{windowsize: 16}, map[string]int64{"windowsize": 16}},
+		{tftpClient{windowsize: 1}, map[string]int64{"windowsize": 1}},
+		{tftpClient{blksize: 512, windowsize: 65535}, map[string]int64{"blksize": 512, "windowsize": maxWindow}},
+		{tftpClient{blksize: 65464, windowsize: 65535}, map[string]int64{"blksize": 1468, "windowsize": maxWindow}}, // MTU 1500
+		{tftpClient{blksize: 8, windowsize: 3}, map[string]int64{"blksize": 8, "windowsize": 3}},
+		{tftpClient{blksize: 7}, map[string]int64(nil)},
+		{tftpClient{blksize: 65465, tsize: true}, map[string]int64{"tsize": size}},
+	} {
+		c.c.server = addr
+		got, err := c.c.get(t.Context(), FileShim)
+		if err != nil || !bytes.Equal(got.body, want) {
+			t.Errorf("%+v: %d octets, %v", c.c, len(got.body), err)
+		}
+		if !equalOptions(got.oack, c.oack) {
+			t.Errorf("%+v: acknowledged %v, want %v", c.c, got.oack, c.oack)
+		}
+	}
+}
+
+func equalOptions(a, b map[string]int64) bool {
+	if len(a) != len(b) || (a == nil) != (b == nil) {
+		return false
+	}
+	for k, v := range a {
+		if b[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// TestTFTPLargeBlocks: on an interface that carries them, blocks and bursts may be as large as UDP's packets.
+func TestTFTPLargeBlocks(t *testing.T) {
+	s, _, _, _ := newTestService(t)
+	addr, ts := startTFTP(t, s)
+	ts.mtu = func() int { return 65536 }
+	want := bootFiles()[FileShim].Data
+	for _, size := range []int{1469, 9000, 32000, 65464} {
+		got, err := (&tftpClient{server: addr, blksize: size, windowsize: 64}).get(t.Context(), FileShim)
+		if err != nil || !bytes.Equal(got.body, want) || got.oack["blksize"] != int64(size) {
+			t.Errorf("blksize %d: %d octets, %v, %v", size, len(got.body), got.oack, err)
+		}
 	}
 }
