@@ -71,6 +71,24 @@ type DHCPPool struct {
 	DNS []string `yaml:"dns,omitempty" json:"dns,omitempty"`
 	// LeaseMinutes is how long an address is lent, 2 to 10080; 0 means 60.
 	LeaseMinutes int `yaml:"leaseMinutes,omitempty" json:"leaseMinutes,omitempty"`
+	// Relayed are pools for networks that the appliance is not on, whose relay agents send their clients' requests to it.
+	Relayed []RelayedPool `yaml:"relayed,omitempty" json:"relayed,omitempty"`
+}
+
+// RelayedPool is what clients behind a relay agent are given. Addresses are IPv4, dotted.
+type RelayedPool struct {
+	// Subnet is the clients' network, "10.8.0.0/24": requests come from it whose relay agent has an address in it
+	// ("giaddr"). Subnets of one site do not overlap.
+	Subnet string `yaml:"subnet" json:"subnet"`
+	// RangeStart and RangeEnd bound the addresses handed out, both included; inside Subnet.
+	RangeStart string `yaml:"rangeStart" json:"rangeStart"`
+	RangeEnd   string `yaml:"rangeEnd" json:"rangeEnd"`
+	// Router is the default gateway told to clients, inside Subnet: without one they could not reach the appliance.
+	Router string `yaml:"router" json:"router"`
+	// DNS are the name servers told to clients.
+	DNS []string `yaml:"dns,omitempty" json:"dns,omitempty"`
+	// LeaseMinutes is how long an address is lent, 2 to 10080; 0 means 60.
+	LeaseMinutes int `yaml:"leaseMinutes,omitempty" json:"leaseMinutes,omitempty"`
 }
 
 // DistributionPointRole configures the distribution point. It has no settings yet: present means on.

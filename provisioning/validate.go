@@ -98,19 +98,65 @@ func (c *checker) site(s *SiteSpec) {
 }
 
 func (c *checker) pool(d *DHCPPool) {
-	start, ok1 := c.ipv4("$.spec.pxe.dhcp.rangeStart", d.RangeStart)
-	end, ok2 := c.ipv4("$.spec.pxe.dhcp.rangeEnd", d.RangeEnd)
+	const at = "$.spec.pxe.dhcp"
+	c.addresses(at, netip.Prefix{}, d.RangeStart, d.RangeEnd, d.Router, d.DNS, d.LeaseMinutes)
+	var subnets []netip.Prefix
+	for i, r := range d.Relayed {
+		subnets = append(subnets, c.relayed(fmt.Sprintf("%s.relayed[%d]", at, i), &r, subnets))
+	}
+	for i, p := range subnets {
+		for _, a := range []string{d.RangeStart, d.RangeEnd} {
+			if own, err := netip.ParseAddr(a); err == nil && p.Contains(own) {
+				c.add(fmt.Sprintf("%s.relayed[%d].subnet", at, i), "subnet %s holds %s of the appliance's own pool; relayed networks are other ones", p, own)
+				break
+			}
+		}
+	}
+}
+
+// relayed checks a pool behind a relay agent and returns its subnet, the zero one where it has none. others are the
+// subnets of the pools before it.
+func (c *checker) relayed(at string, r *RelayedPool, others []netip.Prefix) netip.Prefix {
+	subnet, err := netip.ParsePrefix(r.Subnet)
+	if err != nil || !subnet.Addr().Is4() || subnet != subnet.Masked() || subnet.Bits() < 8 || subnet.Bits() > 30 {
+		c.add(at+".subnet", "%q is no IPv4 network of 8 to 30 bits; write it as 10.8.0.0/24", clip(r.Subnet))
+		subnet = netip.Prefix{}
+	}
+	for _, o := range others {
+		if subnet.IsValid() && o.Overlaps(subnet) {
+			c.add(at+".subnet", "subnet %s overlaps with %s: a request could belong to either", subnet, o)
+		}
+	}
+	if r.Router == "" {
+		c.add(at+".router", "a relayed pool needs a router: clients reach the appliance through it")
+	}
+	c.addresses(at, subnet, r.RangeStart, r.RangeEnd, r.Router, r.DNS, r.LeaseMinutes)
+	return subnet
+}
+
+// addresses checks what a DHCP pool at a path consists of; subnet, where it is valid, must hold range and router.
+func (c *checker) addresses(at string, subnet netip.Prefix, rangeStart, rangeEnd, router string, dns []string, minutes int) {
+	inside := func(field, s string) (netip.Addr, bool) {
+		a, ok := c.ipv4(at+"."+field, s)
+		if ok && subnet.IsValid() && !subnet.Contains(a) {
+			c.add(at+"."+field, "%s %s lies outside of subnet %s", field, a, subnet)
+			return a, false
+		}
+		return a, ok
+	}
+	start, ok1 := inside("rangeStart", rangeStart)
+	end, ok2 := inside("rangeEnd", rangeEnd)
 	if ok1 && ok2 && end.Less(start) {
-		c.add("$.spec.pxe.dhcp.rangeEnd", "rangeEnd %s lies before rangeStart %s", end, start)
+		c.add(at+".rangeEnd", "rangeEnd %s lies before rangeStart %s", end, start)
 	}
-	if d.Router != "" {
-		c.ipv4("$.spec.pxe.dhcp.router", d.Router)
+	if router != "" {
+		inside("router", router)
 	}
-	for i, a := range d.DNS {
-		c.ipv4(fmt.Sprintf("$.spec.pxe.dhcp.dns[%d]", i), a)
+	for i, a := range dns {
+		c.ipv4(fmt.Sprintf("%s.dns[%d]", at, i), a)
 	}
-	if d.LeaseMinutes != 0 && (d.LeaseMinutes < 2 || d.LeaseMinutes > 10080) {
-		c.add("$.spec.pxe.dhcp.leaseMinutes", "leaseMinutes is %d; 2 to 10080 is possible", d.LeaseMinutes)
+	if minutes != 0 && (minutes < 2 || minutes > 10080) {
+		c.add(at+".leaseMinutes", "leaseMinutes is %d; 2 to 10080 is possible", minutes)
 	}
 }
 

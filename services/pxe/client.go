@@ -28,6 +28,8 @@ type request struct {
 	// relay is the relay agent that the packet came through ("giaddr"); the zero address where the client was heard
 	// directly.
 	relay netip.Addr
+	// known is true where the site knows the client: see budget.
+	known bool
 	// machine is filled in for firmware only: nothing else says its architecture.
 	machine provisioning.Machine
 }

@@ -64,6 +64,13 @@ type Deps struct {
 	Policy interface {
 		Decide(ctx context.Context, m provisioning.Machine) policy.Decision
 	}
+	// Known reports whether the site's configuration names a computer of this MAC address, or of this SMBIOS GUID ("":
+	// none was said). It is asked for every packet, and must be cheap. Machines that it knows, and clients that were
+	// given something already, are answered however many others ask; nil knows nobody.
+	Known func(provisioning.MAC, provisioning.GUID) bool
+	// OtherServer, where it is set, is told of another DHCP server that clients of interface iface take addresses from
+	// while this one runs, in mode dhcp: at most once in ten seconds for each interface.
+	OtherServer func(iface string, server netip.Addr)
 	// Boots makes the JSON document of one boot, which holds a secret; it becomes /etc/branchpoint/boot.json, mode 0600,
 	// in the client's RAM file system. It is called once for each configuration handed out, at most a few times for
 	// one boot. serverAddr is the appliance's address on the client's network.

@@ -29,12 +29,15 @@ type outcome struct {
 type boot struct{ file string }
 
 // dhcpAnswer is what the site's DHCP server does about a request that is to be answered: a plain client's, or that of a
-// boot ROM for which the policy says boot. It reads t and changes nothing; apply does.
+// boot ROM for which the policy says boot. It reads t and changes nothing that anybody sees; apply does.
 func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, now time.Time) outcome {
 	switch r.kind {
 	case dhcpv4.MessageTypeDiscover:
 		wish, _ := addrOf(r.packet.RequestedIPAddress())
 		a, ok := allocate(t, p, r.mac, wish, now)
+		if !ok && r.known {
+			a, ok = t.takeable(now)
+		}
 		if !ok {
 			return outcome{why: fmt.Sprintf("all addresses from %s to %s are in use", p.first, p.last)}
 		}
@@ -125,7 +128,7 @@ func (t *leaseTable) apply(r *request, o outcome, now time.Time) (freed netip.Ad
 		t.dropOffer(r.mac)
 	}
 	if o.offer.IsValid() {
-		t.remember(r.mac, o.offer, now)
+		t.remember(r.mac, o.offer, r.known, now)
 	}
 	if o.save != nil {
 		return t.set(*o.save)

@@ -1,7 +1,6 @@
 package pxe
 
 import (
-	"container/list"
 	"net/netip"
 	"time"
 
@@ -18,7 +17,7 @@ const (
 	// exchangeTime is how long after its last DHCP packet a client may ask for its boot configuration. Slow firmware
 	// loads loaders for minutes.
 	exchangeTime = 10 * time.Minute
-	// maxExchanges bounds the table; the oldest go first.
+	// maxExchanges bounds the tables; the oldest go first.
 	maxExchanges = 4096
 )
 
@@ -33,55 +32,54 @@ type exchange struct {
 	decided, seen time.Time
 }
 
-// exchanges are the boot ROMs that asked lately, by MAC. Not safe for concurrent use.
+// exchanges are the boot ROMs that asked lately, by MAC. Those that get nothing are kept apart, so that however many of
+// them there are, they displace none that boots. Not safe for concurrent use.
 type exchanges struct {
-	max   int
-	byMAC map[provisioning.MAC]*list.Element // of exchange
-	order *list.List                         // by seen, oldest first
+	*lru[provisioning.MAC, *exchange] // of machines that boot
+	silent                            *lru[provisioning.MAC, *exchange]
 }
 
 func newExchanges(limit int) *exchanges {
-	return &exchanges{limit, map[provisioning.MAC]*list.Element{}, list.New()}
+	return &exchanges{newLRU[provisioning.MAC, *exchange](limit), newLRU[provisioning.MAC, *exchange](limit)}
+}
+
+func (e *exchanges) find(mac provisioning.MAC) (*exchange, bool) {
+	if x, ok := e.get(mac); ok {
+		return x, true
+	}
+	return e.silent.get(mac)
 }
 
 // decision is what was decided for this machine, if that is still the same exchange: the transaction's own decision, or
 // for a request to the boot server port, which EDK2 sends with a transaction id of its own, the MAC's last one. hold is
 // how long decisions hold. A machine that describes itself differently is another machine.
 func (e *exchanges) decision(m provisioning.Machine, xid dhcpv4.TransactionID, bootServer bool, hold time.Duration, now time.Time) (policy.Decision, bool) {
-	el, ok := e.byMAC[m.MAC]
-	if !ok {
-		return policy.Decision{}, false
-	}
-	x := el.Value.(*exchange)
-	if x.machine != m || !now.Before(x.decided.Add(hold)) || !bootServer && x.xid != xid {
+	x, ok := e.find(m.MAC)
+	if !ok || x.machine != m || !now.Before(x.decided.Add(hold)) || !bootServer && x.xid != xid {
 		return policy.Decision{}, false
 	}
 	x.seen = now
-	e.order.MoveToBack(el)
 	return x.decision, true
 }
 
 // put records a decision, and returns the exchange.
 func (e *exchanges) put(m provisioning.Machine, xid dhcpv4.TransactionID, d policy.Decision, now time.Time) *exchange {
-	if el, ok := e.byMAC[m.MAC]; ok {
-		e.order.Remove(el)
-	}
 	x := &exchange{machine: m, xid: xid, decision: d, decided: now, seen: now}
-	e.byMAC[m.MAC] = e.order.PushBack(x)
-	for e.order.Len() > e.max {
-		oldest := e.order.Front()
-		delete(e.byMAC, oldest.Value.(*exchange).machine.MAC)
-		e.order.Remove(oldest)
+	if d.Action == policy.Boot {
+		e.silent.drop(m.MAC)
+		e.lru.put(m.MAC, x)
+	} else {
+		e.drop(m.MAC)
+		e.silent.put(m.MAC, x)
 	}
 	return x
 }
 
 // recent is the exchange of mac, if it asked within exchangeTime.
 func (e *exchanges) recent(mac provisioning.MAC, now time.Time) (exchange, bool) {
-	el, ok := e.byMAC[mac]
+	x, ok := e.find(mac)
 	if !ok {
 		return exchange{}, false
 	}
-	x := el.Value.(*exchange)
 	return *x, now.Before(x.seen.Add(exchangeTime))
 }

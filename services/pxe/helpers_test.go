@@ -233,6 +233,31 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// fakeConn keeps the answers that a service sends.
+type fakeConn struct {
+	mu      sync.Mutex
+	to      []netip.AddrPort
+	packets [][]byte
+	err     error
+}
+
+func (f *fakeConn) send(b []byte, to netip.AddrPort) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.to, f.packets = append(f.to, to), append(f.packets, bytes.Clone(b))
+	return f.err
+}
+
+func (f *fakeConn) destinations() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, a := range f.to {
+		out = append(out, a.String())
+	}
+	return strings.Join(out, " ")
+}
+
 // newTestService is a service in mode proxy on lo that has not been started; now can be moved.
 func newTestService(t *testing.T) (s *Service, p *fakePolicy, now *time.Time, log *lockedBuffer) {
 	t.Helper()
@@ -240,10 +265,14 @@ func newTestService(t *testing.T) (s *Service, p *fakePolicy, now *time.Time, lo
 	clock := start
 	s, err := New(Config{Interfaces: []Interface{{"lo", netip.MustParsePrefix("127.0.0.1/8")}}, Mode: provisioning.PXEModeProxy}, Deps{
 		Policy: p, Boots: fakeBoots{}, Files: bootFiles(), Now: func() time.Time { return clock },
-		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log: testLog(log),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s, p, &clock, log
+}
+
+func testLog(to *lockedBuffer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

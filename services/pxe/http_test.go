@@ -352,8 +352,8 @@ func TestExchanges(t *testing.T) {
 			}
 		}
 	}
-	if len(e.byMAC) != 3 || e.order.Len() != 3 {
-		t.Errorf("%d exchanges kept, want 3", len(e.byMAC))
+	if len(e.byKey) != 3 || e.order.Len() != 3 {
+		t.Errorf("%d exchanges kept, want 3", len(e.byKey))
 	}
 }
 

@@ -24,11 +24,16 @@ type leaseTable struct {
 	offers map[provisioning.MAC]offer
 	// offered is the same, by address.
 	offered map[netip.Addr]provisioning.MAC
+	// fullUntil is when an address comes free at the earliest, as the last search found; the zero time where one may be
+	// free now. It spares searching a used-up pool for every packet of a flood.
+	fullUntil time.Time
 }
 
 type offer struct {
 	addr    netip.Addr
 	expires time.Time
+	// known is true where a known client was offered it, which no other takes it from.
+	known bool
 }
 
 // newLeaseTable takes over stored leases. Ones that the pool does not hold (any more) are left out; where a MAC has
@@ -64,16 +69,17 @@ func (t *leaseTable) set(l provisioning.Lease) (freed netip.Addr, ok bool) {
 		t.dropOffer(l.MAC)
 	}
 	t.byAddr[l.Address] = l
+	t.fullUntil = time.Time{}
 	return freed, ok
 }
 
-// remember keeps a for mac until the offer runs out.
-func (t *leaseTable) remember(mac provisioning.MAC, a netip.Addr, now time.Time) {
+// remember keeps a for mac until the offer runs out. known says whether it is a known client's.
+func (t *leaseTable) remember(mac provisioning.MAC, a netip.Addr, known bool, now time.Time) {
 	t.dropOffer(mac)
 	if other, ok := t.offered[a]; ok {
 		t.dropOffer(other)
 	}
-	t.offers[mac] = offer{a, now.Add(offerTime)}
+	t.offers[mac] = offer{a, now.Add(offerTime), known}
 	t.offered[a] = mac
 }
 
@@ -81,7 +87,33 @@ func (t *leaseTable) dropOffer(mac provisioning.MAC) {
 	if o, ok := t.offers[mac]; ok {
 		delete(t.offers, mac)
 		delete(t.offered, o.addr)
+		t.fullUntil = time.Time{}
 	}
+}
+
+// takeable is the address of the offer that runs out first among those of clients that are not known. There is no lease
+// for it yet: its client, if it comes back, is refused and asks anew. A flood of made-up clients so keeps no address
+// from a known one.
+func (t *leaseTable) takeable(now time.Time) (netip.Addr, bool) {
+	var first offer
+	for _, o := range t.offers {
+		if !o.known && now.Before(o.expires) && (!first.addr.IsValid() || o.expires.Before(first.expires)) {
+			first = o
+		}
+	}
+	return first.addr, first.addr.IsValid()
+}
+
+// busyUntil is when a comes free, where it is lent, declined or offered now.
+func (t *leaseTable) busyUntil(a netip.Addr, now time.Time) time.Time {
+	until := now
+	if l, ok := t.byAddr[a]; ok && l.Expires.After(until) {
+		until = l.Expires
+	}
+	if o, ok := t.offers[t.offered[a]]; ok && o.expires.After(until) {
+		until = o.expires
+	}
+	return until
 }
 
 // offeredTo is the address that mac was offered and may still take.
@@ -126,14 +158,20 @@ func allocate(t *leaseTable, p *pool, mac provisioning.MAC, wish netip.Addr, now
 	if wish.IsValid() && t.freeFor(p, mac, wish, now) {
 		return wish, true
 	}
+	if now.Before(t.fullUntil) {
+		return netip.Addr{}, false
+	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(mac))
 	start := h.Sum32() % p.size()
 	var oldest netip.Addr
-	var ranOut time.Time
+	var ranOut, full time.Time
 	for i := range p.size() {
 		a := p.at(start + i)
 		if !t.freeFor(p, mac, a, now) {
+			if until := t.busyUntil(a, now); p.holds(a) && (full.IsZero() || until.Before(full)) {
+				full = until
+			}
 			continue
 		}
 		l, used := t.byAddr[a]
@@ -143,6 +181,9 @@ func allocate(t *leaseTable, p *pool, mac provisioning.MAC, wish netip.Addr, now
 		if !oldest.IsValid() || l.Expires.Before(ranOut) {
 			oldest, ranOut = a, l.Expires
 		}
+	}
+	if !oldest.IsValid() {
+		t.fullUntil = full
 	}
 	return oldest, oldest.IsValid()
 }

@@ -18,7 +18,7 @@ func testPool(t testing.TB) *pool {
 	t.Helper()
 	p, err := newPool(&provisioning.DHCPPool{
 		RangeStart: "192.0.2.100", RangeEnd: "192.0.2.109", Router: "192.0.2.1", DNS: []string{"192.0.2.105", "198.51.100.53"}, LeaseMinutes: 60,
-	}, prefix)
+	}, prefix.Masked(), prefix.Addr())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestNewPool(t *testing.T) {
 		{provisioning.DHCPPool{RangeStart: "192.0.2.100", RangeEnd: "192.0.2.109", Router: "192.0.3.1"}, "could not reach", 0},
 		{provisioning.DHCPPool{RangeStart: "192.0.2.100", RangeEnd: "192.0.2.109", DNS: []string{"dns"}}, "no IPv4 address", 0},
 	} {
-		p, err := newPool(&c.pool, prefix)
+		p, err := newPool(&c.pool, prefix.Masked(), prefix.Addr())
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) {
 				t.Errorf("%v: error %v, want %q", c.pool, err, c.err)
@@ -64,7 +64,7 @@ func TestNewPool(t *testing.T) {
 			t.Errorf("%v: %d addresses, want %d", c.pool, n, c.free)
 		}
 	}
-	if _, err := newPool(&provisioning.DHCPPool{RangeStart: "10.0.0.0", RangeEnd: "10.9.0.0"}, netip.MustParsePrefix("10.200.0.1/8")); err == nil {
+	if _, err := newPool(&provisioning.DHCPPool{RangeStart: "10.0.0.0", RangeEnd: "10.9.0.0"}, netip.MustParsePrefix("10.0.0.0/8"), netip.MustParseAddr("10.200.0.1")); err == nil {
 		t.Error("a pool of half a million addresses is accepted")
 	}
 }

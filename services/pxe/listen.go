@@ -47,7 +47,53 @@ func listenUDP(ctx context.Context, i Interface, port int, shared bool) (*udpCon
 		return nil, provisioning.Errorf(provisioning.CodeUnavailable, "see which other program has the port, and that the interface is there",
 			"listen on UDP port %d of %s: %w", port, i.Name, err)
 	}
-	return &udpConn{c.(*net.UDPConn), ipv4.NewPacketConn(c), i.Prefix.Addr()}, nil
+	u := &udpConn{c.(*net.UDPConn), ipv4.NewPacketConn(c), i.Prefix.Addr()}
+	err = u.p.SetControlMessage(ipv4.FlagDst, true)
+	if err == nil {
+		err = u.enlarge()
+	}
+	if err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("listen on UDP port %d of %s: %w", port, i.Name, err)
+	}
+	return u, nil
+}
+
+// receiveBuffer is what the kernel keeps of packets not yet read, in octets: what a burst brings while the reader is held
+// up. Without the right to have as much (CAP_NET_ADMIN), it is what the kernel grants.
+const receiveBuffer = 4 << 20
+
+// enlarge makes room for receiveBuffer.
+func (c *udpConn) enlarge() error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var forced error
+	if err := raw.Control(func(fd uintptr) {
+		forced = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+	}); err != nil {
+		return err
+	}
+	if forced != nil {
+		return c.SetReadBuffer(receiveBuffer)
+	}
+	return nil
+}
+
+// receive reads one packet. unicast is true where it was sent to one address, and not to everybody.
+func (c *udpConn) receive(b []byte) (n int, from netip.AddrPort, unicast bool, err error) {
+	var oob [64]byte
+	n, m, _, from, err := c.ReadMsgUDPAddrPort(b, oob[:])
+	if err != nil {
+		return 0, from, false, err
+	}
+	// struct in_pktinfo (ip(7)): interface, local address, and last the address in the packet's header.
+	h, data, _, err := unix.ParseOneSocketControlMessage(oob[:m])
+	if err == nil && h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo {
+		unicast = netip.AddrFrom4([4]byte(data[8:12])) == c.src
+	}
+	return n, from, unicast, nil
 }
 
 // send writes one packet.

@@ -29,6 +29,14 @@ func (l *lru[K, V]) get(key K) (v V, ok bool) {
 	return el.Value.(*entry[K, V]).value, true
 }
 
+// drop forgets key.
+func (l *lru[K, V]) drop(key K) {
+	if el, ok := l.byKey[key]; ok {
+		delete(l.byKey, key)
+		l.order.Remove(el)
+	}
+}
+
 // put sets the value of key.
 func (l *lru[K, V]) put(key K, v V) {
 	if el, ok := l.byKey[key]; ok {

@@ -18,14 +18,17 @@ const (
 type metrics struct {
 	// dropped counts what was not answered although it came in, by reason; answers what was, by kind.
 	dropped, answers *prometheus.CounterVec
+	// otherServer counts what clients ask of another DHCP server while this one is the site's.
+	otherServer prometheus.Counter
 }
 
 // newMetrics makes the metrics and registers them at reg, where it is set. A service point that runs anew, with another
 // configuration, goes on counting where the one before it stopped.
 func newMetrics(reg prometheus.Registerer) *metrics {
 	return &metrics{
-		dropped: counter(reg, "branchpoint_pxe_dropped_total", "Packets and requests that got no answer, by service and reason.", "service", "reason"),
-		answers: counter(reg, "branchpoint_pxe_answers_total", "Packets and requests that were answered, by service and kind.", "service", "kind"),
+		dropped:     counter(reg, "branchpoint_pxe_dropped_total", "Packets and requests that got no answer, by service and reason.", "service", "reason"),
+		answers:     counter(reg, "branchpoint_pxe_answers_total", "Packets and requests that were answered, by service and kind.", "service", "kind"),
+		otherServer: counter(reg, "branchpoint_pxe_foreign_dhcp_requests_total", "Clients on our network that took the address of another DHCP server while this is the site's.").WithLabelValues(),
 	}
 }
 

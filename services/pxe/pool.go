@@ -13,7 +13,7 @@ const maxPool = 65536
 // defaultLease is how long an address is lent where the pool does not say it.
 const defaultLease = time.Hour
 
-// pool is a provisioning.DHCPPool that fits its interface.
+// pool is a provisioning.DHCPPool or RelayedPool that fits its network.
 type pool struct {
 	first, last netip.Addr
 	subnet      netip.Prefix
@@ -26,11 +26,24 @@ type pool struct {
 	excluded map[netip.Addr]bool
 }
 
-// newPool checks p against the interface that serves it. prefix is the server's address with the subnet's length.
-func newPool(p *provisioning.DHCPPool, prefix netip.Prefix) (*pool, error) {
-	next := "change spec.pxe.dhcp of the site"
+// newRelayedPool checks a pool for a network behind a relay agent. server is our own address.
+func newRelayedPool(p *provisioning.RelayedPool, server netip.Addr) (*pool, error) {
+	subnet, err := netip.ParsePrefix(p.Subnet)
+	if err != nil || !subnet.Addr().Is4() || p.Router == "" {
+		return nil, provisioning.Errorf(provisioning.CodeInvalid, nextPool, "relayed DHCP pool of %q: an IPv4 subnet and a router are needed", p.Subnet)
+	}
+	return newPool(&provisioning.DHCPPool{
+		RangeStart: p.RangeStart, RangeEnd: p.RangeEnd, Router: p.Router, DNS: p.DNS, LeaseMinutes: p.LeaseMinutes,
+	}, subnet.Masked(), server)
+}
+
+// nextPool is what to do about a pool that does not fit.
+const nextPool = "change spec.pxe.dhcp of the site"
+
+// newPool checks p against the subnet that it is for. server is our own address, in the subnet or not.
+func newPool(p *provisioning.DHCPPool, subnet netip.Prefix, server netip.Addr) (*pool, error) {
 	invalid := func(format string, args ...any) error {
-		return provisioning.Errorf(provisioning.CodeInvalid, next, format, args...)
+		return provisioning.Errorf(provisioning.CodeInvalid, nextPool, format, args...)
 	}
 	first, err1 := netip.ParseAddr(p.RangeStart)
 	last, err2 := netip.ParseAddr(p.RangeEnd)
@@ -40,18 +53,17 @@ func newPool(p *provisioning.DHCPPool, prefix netip.Prefix) (*pool, error) {
 	if last.Less(first) {
 		return nil, invalid("DHCP pool: %s lies before %s", last, first)
 	}
-	subnet := prefix.Masked()
 	if !subnet.Contains(first) || !subnet.Contains(last) {
-		return nil, invalid("DHCP pool %s to %s lies outside of %s, the subnet of the serving interface", first, last, subnet)
+		return nil, invalid("DHCP pool %s to %s lies outside of %s, the subnet that it is for", first, last, subnet)
 	}
 	if n := toUint(last) - toUint(first); n >= maxPool {
 		return nil, invalid("DHCP pool %s to %s has more than %d addresses", first, last, maxPool)
 	}
 	out := &pool{
-		first: first, last: last, subnet: subnet, server: prefix.Addr(), lease: defaultLease,
-		excluded: map[netip.Addr]bool{prefix.Addr(): true},
+		first: first, last: last, subnet: subnet, server: server, lease: defaultLease,
+		excluded: map[netip.Addr]bool{server: true},
 	}
-	if prefix.Bits() < 31 {
+	if subnet.Bits() < 31 {
 		out.excluded[subnet.Addr()] = true
 		out.excluded[broadcastOf(subnet)] = true
 	}

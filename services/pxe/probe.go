@@ -89,9 +89,33 @@ func offersAddress(b []byte, discover *dhcpv4.DHCPv4) bool {
 		p.MessageType() == dhcpv4.MessageTypeOffer && !p.YourIPAddr.IsUnspecified()
 }
 
+// otherServerNext is what to do about another DHCP server.
+const otherServerNext = "set spec.pxe.mode of the site to proxy, or turn the other DHCP server off"
+
 // refuseBeside is the error that keeps a DHCP server from starting.
 func refuseBeside(i Interface, other netip.Addr) error {
 	return provisioning.Errorf(provisioning.CodeConflict,
-		"set spec.pxe.mode of the site to proxy, or turn the other DHCP server off",
+		otherServerNext,
 		"%s answers DHCP on %s: two DHCP servers on one network give machines contradicting addresses, so this one is not started", other, i.Name)
+}
+
+// noticeServer tells of another DHCP server that a client of our own segment takes an address from: one that was turned
+// on after this one looked. What clients of other networks do, behind relay agents, is theirs.
+func (s *Service) noticeServer(in arrival, r *request) {
+	other, ok := addrOf(r.packet.ServerIdentifier())
+	if !ok || r.kind != dhcpv4.MessageTypeRequest || r.relay.IsValid() || other == s.dhcp.pool.server || other.IsUnspecified() {
+		return
+	}
+	s.metrics.otherServer.Inc()
+	s.mu.Lock()
+	ok = s.otherLimit.allow(in.iface.Name, s.deps.Now())
+	s.mu.Unlock()
+	if !ok {
+		return
+	}
+	s.deps.Log.Error("another DHCP server gives out addresses on this network: machines may get contradicting ones",
+		"interface", in.iface.Name, "server", other, "client", r.mac, "next", otherServerNext)
+	if s.deps.OtherServer != nil {
+		s.deps.OtherServer(in.iface.Name, other)
+	}
 }

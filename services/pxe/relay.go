@@ -40,12 +40,6 @@ func relayOf(p *dhcpv4.DHCPv4) (netip.Addr, error) {
 	return a, nil
 }
 
-// Why packets of relay agents are dropped, as metrics name it.
-const (
-	dropSpoofedRelay = "spoofed-relay"
-	dropNoPool       = "relayed-without-pool"
-)
-
 // refuseRelay says why a relayed request gets no answer; "" where it may get one. An answer to one of our own addresses
 // would come back to us, and requests for the boot server port are the client's own, which nobody relays.
 func (s *Service) refuseRelay(r *request, on port) string {
@@ -56,11 +50,11 @@ func (s *Service) refuseRelay(r *request, on port) string {
 		return dropSpoofedRelay
 	}
 	for _, i := range s.cfg.Interfaces {
-		if i.Prefix.Addr() == r.relay {
+		if i.Prefix.Addr() == r.relay || i.Prefix.Bits() < 31 && broadcastOf(i.Prefix) == r.relay {
 			return dropSpoofedRelay
 		}
 	}
-	if p := s.dhcp.pool; p != nil && !p.subnet.Contains(r.relay) {
+	if s.dhcp.pool != nil && s.dhcp.forRelay(r.relay) == nil {
 		return dropNoPool
 	}
 	return ""
@@ -78,7 +72,7 @@ func (s *Service) relayFor(r *request, bootServer bool, now time.Time) netip.Add
 }
 
 // reply sends an answer on the DHCP port, unless the client is answered by another way already.
-func (s *Service) reply(ctx context.Context, r *request, reply *dhcpv4.DHCPv4, send func([]byte, netip.AddrPort)) {
+func (s *Service) reply(ctx context.Context, in arrival, r *request, reply *dhcpv4.DHCPv4) {
 	if r.relay.IsValid() && !s.pause(ctx, relayPause) {
 		return
 	}
@@ -86,11 +80,18 @@ func (s *Service) reply(ctx context.Context, r *request, reply *dhcpv4.DHCPv4, s
 	mine := s.claims.take(r, s.deps.Now())
 	s.mu.Unlock()
 	if !mine {
-		s.metrics.drop(serviceDHCP, "answered-otherwise")
+		s.metrics.drop(serviceDHCP, dropOtherWay)
 		return
 	}
-	s.metrics.answer(serviceDHCP, strings.ToLower(reply.MessageType().String()))
-	send(reply.ToBytes(), replyAddress(reply, r, s.cfg.Ports))
+	s.send(ctx, in, reply.ToBytes(), replyAddress(reply, r, s.cfg.Ports), strings.ToLower(reply.MessageType().String()))
+}
+
+// relayText is a relay agent in the log; empty where there is none.
+func relayText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 // elsewhere says why client cannot be a machine that asked through relay: across a router the ARP table knows nothing,

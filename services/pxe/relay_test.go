@@ -60,21 +60,20 @@ func TestClaims(t *testing.T) {
 // about: one answer, and to the client itself.
 func TestDirectWins(t *testing.T) {
 	s, _, _, _ := newTestService(t)
-	var sent []netip.AddrPort
-	send := func(_ []byte, to netip.AddrPort) { sent = append(sent, to) }
+	conn := &fakeConn{}
 	answer := func(mods ...mod) {
 		r := parsed(t, client(t, known, dhcpv4.MessageTypeDiscover, append([]mod{ovmf(7)}, mods...)...))
-		s.reply(t.Context(), r, proxyOffer(r, serverAddr, FileShim), send)
+		s.reply(t.Context(), arrival{conn: conn}, r, proxyOffer(r, serverAddr, FileShim))
 	}
 	s.pause = func(context.Context, time.Duration) bool { answer(); return true }
 	answer(relayed("198.51.100.1"))
-	if len(sent) != 1 || sent[0] != netip.MustParseAddrPort("255.255.255.255:68") {
-		t.Errorf("answers to %v", sent)
+	if got := conn.destinations(); got != "255.255.255.255:68" {
+		t.Errorf("answers to %s", got)
 	}
 	s.pause = func(context.Context, time.Duration) bool { return true }
 	answer(relayed("198.51.100.1"), xid(2))
-	if len(sent) != 2 || sent[1] != netip.MustParseAddrPort("198.51.100.1:67") {
-		t.Errorf("answers to %v", sent)
+	if got := conn.destinations(); got != "255.255.255.255:68 198.51.100.1:67" {
+		t.Errorf("answers to %s", got)
 	}
 }
 

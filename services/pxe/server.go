@@ -12,24 +12,90 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
-// dhcpServer is the site's DHCP server: the pool, its leases, and the order in which they change.
+// lending is a pool with what is known of its addresses.
+type lending struct {
+	pool  *pool
+	table *leaseTable
+}
+
+// dhcpServer is the site's DHCP server: the pools, their leases, and the order in which they change.
 type dhcpServer struct {
-	pool *pool
+	lending // to our own segment; nil pool: this is no DHCP server
+	// relayed are those for networks behind relay agents.
+	relayed []*lending
 	// inUse, where it is set, says who else uses an address that is about to be offered; "" is nobody.
 	inUse func(ctx context.Context, a netip.Addr) (provisioning.MAC, error)
 
-	mu    sync.Mutex // held while the store is written, so that it says what the table says
-	table *leaseTable
+	mu       sync.Mutex // guards what follows, and the tables; held while the store is written, so that it says what they say
+	warnings *limiter[string]
+}
+
+// relayedPools are the pools for networks behind relay agents; own is our own segment's.
+func relayedPools(p *provisioning.DHCPPool, own *pool) ([]*lending, error) {
+	var out []*lending
+	subnets := []netip.Prefix{own.subnet}
+	for _, r := range p.Relayed {
+		q, err := newRelayedPool(&r, own.server)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range subnets {
+			if o.Overlaps(q.subnet) {
+				return nil, provisioning.Errorf(provisioning.CodeInvalid, nextPool, "relayed DHCP pool: subnet %s overlaps with %s", q.subnet, o)
+			}
+		}
+		subnets = append(subnets, q.subnet)
+		out = append(out, &lending{pool: q})
+	}
+	return out, nil
+}
+
+// load takes over stored leases.
+func (s *dhcpServer) load(stored []provisioning.Lease) {
+	s.table = newLeaseTable(s.pool, stored)
+	for _, l := range s.relayed {
+		l.table = newLeaseTable(l.pool, stored)
+	}
+}
+
+// forRelay is the pool for the network in which a relay agent, or a client, has address a; nil where there is none.
+func (s *dhcpServer) forRelay(a netip.Addr) *lending {
+	if s.pool.subnet.Contains(a) {
+		return &s.lending
+	}
+	for _, l := range s.relayed {
+		if l.pool.subnet.Contains(a) {
+			return l
+		}
+	}
+	return nil
+}
+
+// choose finds the pool for a request: that of the relay agent's network; for a client that asks us alone, which is how
+// leases are renewed, also across routers (RFC 2131 section 4.3.2), that of its address; else our own segment's. nil
+// where there is none.
+func (s *dhcpServer) choose(r *request, unicast bool) *lending {
+	if r.relay.IsValid() {
+		return s.forRelay(r.relay)
+	}
+	if a, ok := addrOf(r.packet.ClientIPAddr); ok && unicast && !a.IsUnspecified() {
+		return s.forRelay(a)
+	}
+	return &s.lending
 }
 
 // maxInUse is how many addresses are tried for one DISCOVER where others turn out to use them.
 const maxInUse = 4
 
 // answer decides about a request, stores what it changes, and returns the reply; nil is silence. A lease that cannot be
-// stored is not granted.
-func (s *dhcpServer) answer(ctx context.Context, log *slog.Logger, r *request, b *boot, deps *Deps) (*dhcpv4.DHCPv4, error) {
+// stored is not granted. unicast is true where the request was sent to us alone.
+func (s *dhcpServer) answer(ctx context.Context, log *slog.Logger, r *request, b *boot, unicast bool, deps *Deps) (*dhcpv4.DHCPv4, error) {
+	from := s.choose(r, unicast)
+	if from == nil {
+		return nil, nil
+	}
 	for range maxInUse {
-		o, look, err := s.step(ctx, log, r, b, deps)
+		o, look, err := s.step(ctx, log, from, r, b, deps)
 		if err != nil || !look {
 			return o.reply, err
 		}
@@ -43,50 +109,61 @@ func (s *dhcpServer) answer(ctx context.Context, log *slog.Logger, r *request, b
 		}
 		log.Warn("an address of the pool is used by somebody who was not given it", "address", o.offer, "by", by)
 		l := declined(o.offer, deps.Now())
-		if err := s.change(ctx, r, outcome{save: l, dropOffer: true}, deps); err != nil {
+		if err := s.change(ctx, from, r, outcome{save: l, dropOffer: true}, deps); err != nil {
 			return nil, err
 		}
 	}
 	return nil, fmt.Errorf("%d addresses in a row are used by somebody who was not given them", maxInUse)
 }
 
-// step makes one decision and stores it. look is true where the address offered has not been this client's lately.
-func (s *dhcpServer) step(ctx context.Context, log *slog.Logger, r *request, b *boot, deps *Deps) (o outcome, look bool, err error) {
+// step makes one decision and stores it. look is true where the address offered has not been this client's lately, and
+// where somebody who uses it would be heard.
+func (s *dhcpServer) step(ctx context.Context, log *slog.Logger, from *lending, r *request, b *boot, deps *Deps) (o outcome, look bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := deps.Now()
-	o = dhcpAnswer(s.table, s.pool, r, b, now)
+	o = dhcpAnswer(from.table, from.pool, r, b, now)
 	if o.why != "" {
-		log.Warn("DHCP", "request", r.kind.String(), "why", o.why)
+		if s.warnings == nil {
+			s.warnings = newLimiter[string](silentBurst, silentInterval, 1)
+		}
+		if s.warnings.allow("", now) {
+			log.Warn("DHCP", "request", r.kind.String(), "why", o.why)
+		}
 	}
-	if o.offer.IsValid() && s.inUse != nil {
-		l, leased := s.table.leased(r.mac)
-		_, offered := s.table.offeredTo(r.mac, now)
+	if o.offer.IsValid() && s.inUse != nil && from == &s.lending {
+		l, leased := from.table.leased(r.mac)
+		_, offered := from.table.offeredTo(r.mac, now)
 		look = !offered && (!leased || l.Address != o.offer || !now.Before(l.Expires))
 	}
-	if err := s.changeLocked(ctx, r, o, deps); err != nil {
+	had, again := from.table.leased(r.mac)
+	if err := s.changeLocked(ctx, from, r, o, deps); err != nil {
 		return outcome{}, false, err
 	}
 	if o.save != nil && o.reply != nil {
-		log.Info("DHCP: address lent", "address", o.save.Address, "host", o.save.HostName, "until", o.save.Expires.UTC())
+		level := slog.LevelInfo
+		if again && had.Address == o.save.Address && now.Before(had.Expires) {
+			level = slog.LevelDebug // renewed
+		}
+		log.Log(ctx, level, "DHCP: address lent", "address", o.save.Address, "host", o.save.HostName, "until", o.save.Expires.UTC())
 	}
 	return o, look, nil
 }
 
-func (s *dhcpServer) change(ctx context.Context, r *request, o outcome, deps *Deps) error {
+func (s *dhcpServer) change(ctx context.Context, from *lending, r *request, o outcome, deps *Deps) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.changeLocked(ctx, r, o, deps)
+	return s.changeLocked(ctx, from, r, o, deps)
 }
 
 // changeLocked stores first and then remembers: what the table says has been stored.
-func (s *dhcpServer) changeLocked(ctx context.Context, r *request, o outcome, deps *Deps) error {
+func (s *dhcpServer) changeLocked(ctx context.Context, from *lending, r *request, o outcome, deps *Deps) error {
 	if o.save != nil {
 		if err := deps.Leases.Save(ctx, *o.save); err != nil {
 			return fmt.Errorf("store the lease of %s: %w", o.save.Address, err)
 		}
 	}
-	if freed, ok := s.table.apply(r, o, deps.Now()); ok {
+	if freed, ok := from.table.apply(r, o, deps.Now()); ok {
 		if err := deps.Leases.Delete(ctx, freed); err != nil {
 			return fmt.Errorf("delete the lease of %s: %w", freed, err)
 		}
@@ -98,7 +175,11 @@ func (s *dhcpServer) changeLocked(ctx context.Context, r *request, o outcome, de
 func (s *dhcpServer) lentTo(mac provisioning.MAC, a netip.Addr, deps *Deps) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l, ok := s.table.leased(mac)
+	from := s.forRelay(a)
+	if from == nil {
+		return false
+	}
+	l, ok := from.table.leased(mac)
 	return ok && l.Address == a && deps.Now().Before(l.Expires)
 }
 

@@ -20,8 +20,8 @@ func newTestServer(t *testing.T, store *fakeLeases) (*dhcpServer, *Deps) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &dhcpServer{pool: testPool(t)}
-	s.table = newLeaseTable(s.pool, stored)
+	s := &dhcpServer{lending: lending{pool: testPool(t)}}
+	s.load(stored)
 	return s, &Deps{Leases: store, Now: func() time.Time { return start }}
 }
 
@@ -29,7 +29,7 @@ func TestLeaseSurvivesRestart(t *testing.T) {
 	store, log := &fakeLeases{}, slog.New(slog.DiscardHandler)
 	play := func(s *dhcpServer, d *Deps, p *dhcpv4.DHCPv4) string {
 		t.Helper()
-		reply, err := s.answer(t.Context(), log, parsed(t, p), nil, d)
+		reply, err := s.answer(t.Context(), log, parsed(t, p), nil, false, d)
 		if err != nil {
 			return err.Error()
 		}
@@ -82,7 +82,7 @@ func TestAddressInUse(t *testing.T) {
 	}
 	offer := func(mac provisioning.MAC, w string) string {
 		t.Helper()
-		reply, err := s.answer(t.Context(), slog.New(slog.DiscardHandler), parsed(t, client(t, mac, dhcpv4.MessageTypeDiscover, wish(w))), nil, d)
+		reply, err := s.answer(t.Context(), slog.New(slog.DiscardHandler), parsed(t, client(t, mac, dhcpv4.MessageTypeDiscover, wish(w))), nil, false, d)
 		if err != nil {
 			t.Fatal(err)
 		}

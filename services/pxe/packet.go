@@ -1,0 +1,304 @@
+package pxe
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"branchpoint/provisioning"
+	"branchpoint/provisioning/policy"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// maxPacket bounds the DHCP packets that are looked at, in octets: nobody needs more than an Ethernet frame holds.
+const maxPacket = 2048
+
+// port is the UDP port that a packet came in on.
+type port int
+
+const (
+	portDHCP port = iota
+	portBootServer
+)
+
+// service is the port's name among the metrics.
+func (p port) service() string {
+	if p == portBootServer {
+		return serviceBootServer
+	}
+	return serviceDHCP
+}
+
+// arrival is how a packet came in.
+type arrival struct {
+	iface Interface
+	conn  replier
+	port  port
+	from  netip.AddrPort
+	// unicast is true where it was sent to our own address, and not to everybody.
+	unicast bool
+}
+
+// replier sends the answers: a socket.
+type replier interface {
+	send(b []byte, to netip.AddrPort) error
+}
+
+// Why packets are dropped, as metrics name it.
+const (
+	dropOversized      = "oversized"
+	dropSource         = "spoofed-source"
+	dropSpoofedRelay   = "spoofed-relay"
+	dropMalformed      = "malformed"
+	dropNoRequest      = "not-a-request"
+	dropNoPool         = "relayed-without-pool"
+	dropTooMany        = "too-many"
+	dropTooManyUnknown = "too-many-unknown"
+	dropClientTooMany  = "client-too-many"
+	dropBusy           = "busy"
+	dropBusyUnknown    = "busy-unknown"
+	dropNothing        = "nothing-to-boot"
+	dropOtherServer    = "for-another-server"
+	dropOtherWay       = "answered-otherwise"
+	dropNoBootServer   = "not-for-boot-server"
+	dropFailed         = "failed"
+)
+
+// serveUDP reads packets until c is closed and answers each in its own goroutine, a bounded number of them.
+func (s *Service) serveUDP(ctx context.Context, i Interface, c *udpConn, on port) error {
+	buf := make([]byte, maxPacket+1)
+	for {
+		n, from, unicast, err := c.receive(buf)
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil { // the link went down, for one: it comes back
+			s.deps.Log.Warn("read a DHCP packet", "interface", i.Name, "err", err)
+			if !wait(ctx, time.Second) {
+				return nil
+			}
+			continue
+		}
+		s.packet(ctx, arrival{i, c, on, from, unicast}, buf[:n])
+	}
+}
+
+// packet looks at one packet and starts its answer, if it is to be looked into. b is the caller's again on return.
+func (s *Service) packet(ctx context.Context, in arrival, b []byte) {
+	now := s.deps.Now()
+	drop := func(reason string, args ...any) {
+		s.metrics.drop(in.port.service(), reason)
+		s.complain(in.iface, "DHCP packet ignored: "+reason, now, append([]any{"from", in.from}, args...)...)
+	}
+	if len(b) > maxPacket {
+		drop(dropOversized)
+		return
+	}
+	if !s.plausibleSource(in) {
+		drop(dropSource)
+		return
+	}
+	r, err := parseRequest(bytes.Clone(b))
+	if errors.Is(err, errNotForUs) {
+		s.metrics.drop(in.port.service(), dropNoRequest)
+		return
+	}
+	if err != nil {
+		drop(dropMalformed, "err", err)
+		return
+	}
+	if why := s.refuseRelay(&r, in.port); why != "" {
+		drop(why, "mac", r.mac, "relay", r.relay)
+		return
+	}
+	slots, why := s.admit(in.iface, &r, now)
+	if why != "" {
+		drop(why, "mac", r.mac)
+		return
+	}
+	s.wg.Go(func() {
+		defer func() { <-slots }()
+		s.answer(ctx, in, &r)
+	})
+}
+
+// plausibleSource reports whether an answer can go to where the packet says it comes from, and does not come back to us:
+// a client has no address yet or one host's.
+func (s *Service) plausibleSource(in arrival) bool {
+	a := in.from.Addr().Unmap()
+	if in.from.Port() == 0 || !a.Is4() || a.IsLoopback() || a.As4()[0] >= 224 {
+		return false
+	}
+	for _, i := range s.cfg.Interfaces {
+		if a == i.Prefix.Addr() || i.Prefix.Bits() < 31 && a == broadcastOf(i.Prefix) {
+			return false
+		}
+	}
+	return !a.IsUnspecified() || in.port == portDHCP
+}
+
+// complain logs what hostile or broken clients do, without letting them fill the log: each kind of message for itself.
+func (s *Service) complain(i Interface, msg string, now time.Time, args ...any) {
+	s.mu.Lock()
+	ok := s.badLimit.allow(i.Name+" "+msg, now)
+	s.mu.Unlock()
+	if ok {
+		s.deps.Log.Warn(msg, append([]any{"interface", i.Name}, args...)...)
+	}
+}
+
+// answer does what is to be done about one request.
+func (s *Service) answer(ctx context.Context, in arrival, r *request) {
+	log := s.deps.Log.With("interface", in.iface.Name, "mac", r.mac)
+	drop := func(reason string) { s.metrics.drop(in.port.service(), reason) }
+	if in.port == portBootServer {
+		s.answerBootServer(ctx, log, in, r)
+		return
+	}
+	var b *boot
+	if r.firmware && asks(r.kind) {
+		if s.cfg.Mode == provisioning.PXEModeProxy && !isDiscover(r) {
+			drop(dropOtherServer) // the DHCP server that it chose
+			return
+		}
+		file, ok := s.bootFor(ctx, log, in.iface, r, false)
+		if !ok {
+			drop(dropNothing)
+			return
+		}
+		if isDiscover(r) && !s.pause(ctx, s.cfg.ResponseDelay) {
+			return
+		}
+		b = &boot{file}
+	}
+	if s.cfg.Mode == provisioning.PXEModeProxy {
+		if b == nil {
+			drop(dropOtherServer)
+			return
+		}
+		s.reply(ctx, in, r, proxyOffer(r, in.iface.Prefix.Addr(), b.file))
+		return
+	}
+	s.noticeServer(in, r)
+	reply, err := s.dhcp.answer(ctx, log, r, b, in.unicast, &s.deps)
+	if err != nil {
+		log.Error("answer a DHCP client", "err", err)
+		drop(dropFailed)
+		return
+	}
+	if reply == nil {
+		return
+	}
+	if reply.MessageType() == dhcpv4.MessageTypeAck {
+		s.mu.Lock()
+		s.served.put(r.mac, struct{}{})
+		s.mu.Unlock()
+	}
+	s.reply(ctx, in, r, reply)
+}
+
+// answerBootServer answers on port 4011, to where the request came from: also across routers.
+func (s *Service) answerBootServer(ctx context.Context, log *slog.Logger, in arrival, r *request) {
+	kind, ok := bootServerKind(r.kind)
+	if !ok || !r.firmware || r.http {
+		s.metrics.drop(serviceBootServer, dropNoBootServer)
+		return
+	}
+	file, ok := s.bootFor(ctx, log, in.iface, r, true)
+	if !ok {
+		s.metrics.drop(serviceBootServer, dropNothing)
+		return
+	}
+	s.send(ctx, in, bootServerAck(r, kind, in.iface.Prefix.Addr(), file).ToBytes(), in.from, "ack")
+}
+
+// send sends one answer and counts it.
+func (s *Service) send(ctx context.Context, in arrival, b []byte, to netip.AddrPort, kind string) {
+	if err := in.conn.send(b, to); err != nil {
+		if ctx.Err() == nil {
+			s.metrics.drop(in.port.service(), dropFailed)
+			s.complain(in.iface, "an answer could not be sent", s.deps.Now(), "to", to, "err", err)
+		}
+		return
+	}
+	s.metrics.answer(in.port.service(), kind)
+}
+
+// bootFor decides about a boot ROM, once for each exchange, and logs the decision. False is silence.
+func (s *Service) bootFor(ctx context.Context, log *slog.Logger, i Interface, r *request, bootServer bool) (file string, ok bool) {
+	now := s.deps.Now()
+	hold := decisionTime + s.cfg.ResponseDelay
+	s.mu.Lock()
+	d, decided := s.exchanges.decision(r.machine, r.packet.TransactionID, bootServer, hold, now)
+	s.mu.Unlock()
+	if !decided {
+		d = s.deps.Policy.Decide(ctx, r.machine)
+		if d.Action == policy.Boot {
+			if why := s.cannotBoot(r, i, now); why != "" {
+				d.Action = policy.Silent
+				d.Reasons = append(slices.Clip(d.Reasons), policy.Reason{Rule: "service point", Text: why})
+			}
+		}
+		if s.decided(r, d, bootServer, now) {
+			log.Info("boot ROM asks", "guid", r.machine.GUID, "arch", r.machine.Arch.String(), "ipxe", r.ipxe,
+				"relay", relayText(r.relay), "action", d.Action, "computer", d.Computer, "why", d.Why())
+		}
+	}
+	if d.Action != policy.Boot {
+		return "", false
+	}
+	file, err := bootFile(r, i.Prefix.Addr(), s.cfg.Ports.HTTP)
+	return file, err == nil
+}
+
+// decided remembers a decision, and reports whether it is to be logged: those about machines that get nothing only as
+// long as there are not too many of them.
+func (s *Service) decided(r *request, d policy.Decision, bootServer bool, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	relay := s.relayFor(r, bootServer, now)
+	s.exchanges.put(r.machine, r.packet.TransactionID, d, now).relay = relay
+	if d.Action == policy.Boot {
+		s.served.put(r.mac, struct{}{})
+		return true
+	}
+	return s.silentLimit.allow("", now)
+}
+
+// cannotBoot says why a machine that is to boot is better left alone; "" where it is not.
+func (s *Service) cannotBoot(r *request, i Interface, now time.Time) string {
+	if _, err := bootFile(r, i.Prefix.Addr(), s.cfg.Ports.HTTP); err != nil {
+		return err.Error()
+	}
+	if err := bootable(s.deps.Files, r); err != nil {
+		return err.Error()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.bootLimit.allow(r.mac, now) {
+		return fmt.Sprintf("it was offered its boot more than %d times in a row and asks again; it is left alone for %s", bootBurst, bootInterval)
+	}
+	return ""
+}
+
+// wait waits for d; false where ctx ends first.
+func wait(ctx context.Context, d time.Duration) bool {
+	if d == 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,235 @@
+package pxe
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"branchpoint/provisioning"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// newPacketService is a service for 192.0.2.10/24 that has not been started, and a connection that keeps its answers.
+func newPacketService(t testing.TB, mode provisioning.PXEMode) (*Service, *fakePolicy, *fakeConn, arrival, *lockedBuffer) {
+	t.Helper()
+	p, log, store := newFakePolicy(), &lockedBuffer{}, &fakeLeases{}
+	iface := Interface{"lo", prefix}
+	s, err := New(Config{
+		Interfaces: []Interface{iface}, Mode: mode,
+		Pool: &provisioning.DHCPPool{RangeStart: "192.0.2.100", RangeEnd: "192.0.2.109", Relayed: []provisioning.RelayedPool{
+			{Subnet: "198.51.100.0/24", RangeStart: "198.51.100.100", RangeEnd: "198.51.100.109", Router: "198.51.100.1"},
+		}},
+	}, Deps{Policy: p, Boots: fakeBoots{}, Files: bootFiles(), Leases: store, Now: func() time.Time { return start }, Log: testLog(log)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.dhcp.inUse = nil // there is no network
+	if mode == provisioning.PXEModeDHCP {
+		s.dhcp.load(nil)
+	}
+	c := &fakeConn{}
+	return s, p, c, arrival{iface: iface, conn: c, port: portDHCP, from: netip.MustParseAddrPort("0.0.0.0:68")}, log
+}
+
+func (s *Service) dropped(service, reason string) int {
+	return int(testutil.ToFloat64(s.metrics.dropped.WithLabelValues(service, reason)))
+}
+
+// TestDrops sends what must get no answer, and looks whether each is counted under its name.
+func TestDrops(t *testing.T) {
+	discover := dhcpv4.MessageTypeDiscover
+	good := client(t, known, discover, ovmf(7)).ToBytes()
+	from := func(s string) func(*arrival) {
+		return func(a *arrival) { a.from = netip.MustParseAddrPort(s) }
+	}
+	to4011 := func(a *arrival) { a.port, a.from = portBootServer, netip.MustParseAddrPort("192.0.2.50:4011") }
+	for _, c := range []struct {
+		name string
+		b    []byte
+		want string
+		in   []func(*arrival)
+	}{
+		{"empty", nil, dropMalformed, nil},
+		{"truncated", good[:200], dropMalformed, nil},
+		{"no end", good[:len(good)-80], dropMalformed, nil},
+		{"oversized", append(bytes.Clone(good), make([]byte, maxPacket)...), dropOversized, nil},
+		{"multicast chaddr", client(t, "01:00:5e:00:00:01", discover, ovmf(7)).ToBytes(), dropMalformed, nil},
+		{"zero chaddr", client(t, "00:00:00:00:00:00", discover, ovmf(7)).ToBytes(), dropMalformed, nil},
+		{"giaddr that is ours", client(t, known, discover, ovmf(7), relayed("192.0.2.10")).ToBytes(), dropSpoofedRelay, nil},
+		{"giaddr loopback", client(t, known, discover, ovmf(7), relayed("127.0.0.1")).ToBytes(), dropMalformed, nil},
+		{"giaddr broadcast", client(t, known, discover, ovmf(7), relayed("255.255.255.255")).ToBytes(), dropMalformed, nil},
+		{"giaddr our broadcast", client(t, known, discover, ovmf(7), relayed("192.0.2.255")).ToBytes(), dropSpoofedRelay, nil},
+		{"from loopback", good, dropSource, []func(*arrival){from("127.0.0.1:68")}},
+		{"from ourselves", good, dropSource, []func(*arrival){from("192.0.2.10:68")}},
+		{"from everybody", good, dropSource, []func(*arrival){from("255.255.255.255:68")}},
+		{"from our broadcast", good, dropSource, []func(*arrival){from("192.0.2.255:68")}},
+		{"from a group", good, dropSource, []func(*arrival){from("224.0.0.1:68")}},
+		{"from port 0", good, dropSource, []func(*arrival){from("192.0.2.50:0")}},
+		{"a server's answer", func() []byte {
+			p := client(t, known, dhcpv4.MessageTypeOffer)
+			p.OpCode = dhcpv4.OpcodeBootReply
+			return p.ToBytes()
+		}(), dropNoRequest, nil},
+		{"unknown boot ROM", client(t, unknown, discover, ovmf(7)).ToBytes(), dropNothing, nil},
+		{"unknown boot ROM behind a relay agent", client(t, unknown, discover, ovmf(7), relayed("198.51.100.1")).ToBytes(), dropNothing, nil},
+		{"operating system behind a relay agent", client(t, known, discover, relayed("198.51.100.1")).ToBytes(), dropOtherServer, nil},
+		{"operating system", client(t, known, discover).ToBytes(), dropOtherServer, nil},
+		{"boot ROM that chose a server", client(t, known, dhcpv4.MessageTypeRequest, ovmf(7), chosen("192.0.2.1")).ToBytes(), dropOtherServer, nil},
+		{"4011 without address", client(t, known, dhcpv4.MessageTypeRequest, ovmf(7)).ToBytes(), dropSource, []func(*arrival){to4011, from("0.0.0.0:4011")}},
+		{"4011 by HTTP Boot", client(t, known, dhcpv4.MessageTypeRequest, httpBoot).ToBytes(), dropNoBootServer, []func(*arrival){to4011}},
+		{"4011 by an operating system", client(t, known, dhcpv4.MessageTypeRequest).ToBytes(), dropNoBootServer, []func(*arrival){to4011}},
+		{"4011 relayed", client(t, known, dhcpv4.MessageTypeRequest, ovmf(7), relayed("198.51.100.1")).ToBytes(), dropSpoofedRelay, []func(*arrival){to4011}},
+		{"4011 unknown", client(t, unknown, dhcpv4.MessageTypeRequest, ovmf(7)).ToBytes(), dropNothing, []func(*arrival){to4011}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, _, conn, in, log := newPacketService(t, provisioning.PXEModeProxy)
+			for _, f := range c.in {
+				f(&in)
+			}
+			s.packet(t.Context(), in, c.b)
+			s.wg.Wait()
+			if got := conn.destinations(); got != "" {
+				t.Errorf("answered, to %s", got)
+			}
+			if s.dropped(in.port.service(), c.want) != 1 {
+				t.Errorf("not counted as %s", c.want)
+			}
+			if n := testutil.CollectAndCount(s.metrics.dropped); n != 1 {
+				t.Errorf("counted under %d reasons", n)
+			}
+			if n := len(s.known.slots) + len(s.unknown.slots); n != 0 {
+				t.Errorf("%d slots are still taken", n)
+			}
+			_ = log
+		})
+	}
+	// The same packet gets its answer where nothing is wrong with it.
+	s, _, conn, in, _ := newPacketService(t, provisioning.PXEModeProxy)
+	s.packet(t.Context(), in, good)
+	s.wg.Wait()
+	if got := conn.destinations(); got != "255.255.255.255:68" || testutil.ToFloat64(s.metrics.answers.WithLabelValues(serviceDHCP, "offer")) != 1 {
+		t.Errorf("answers to %q", got)
+	}
+}
+
+// TestFlood sends more packets of made-up machines than are looked at, and looks whether known ones are still answered,
+// what is logged, and what is kept.
+func TestFlood(t *testing.T) {
+	for _, mode := range []provisioning.PXEMode{provisioning.PXEModeProxy, provisioning.PXEModeDHCP} {
+		for _, firmware := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, firmware %t", mode, firmware), func(t *testing.T) {
+				s, _, conn, in, log := newPacketService(t, mode)
+				s.deps.Known = func(m provisioning.MAC, _ provisioning.GUID) bool { return m == known }
+				const flood = 20000
+				for n := range flood {
+					mac := provisioning.MAC(fmt.Sprintf("52:54:01:%02x:%02x:%02x", n>>16, n>>8&255, n&255))
+					mods := []mod{xid(byte(n))}
+					if firmware {
+						mods = append(mods, ovmf(7))
+					}
+					s.packet(t.Context(), in, client(t, mac, dhcpv4.MessageTypeDiscover, mods...).ToBytes())
+				}
+				// Its first packet, when every packet of the others has been spent already.
+				s.packet(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+				s.wg.Wait()
+				answered := 0
+				for _, b := range conn.packets {
+					p, err := dhcpv4.FromBytes(b)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if p.ClientHWAddr.String() == string(known) {
+						answered++
+					}
+				}
+				if answered != 1 {
+					t.Errorf("the known machine gets %d answers", answered)
+				}
+				if n := s.dropped(serviceDHCP, dropTooManyUnknown) + s.dropped(serviceDHCP, dropBusyUnknown); n < flood-unknownBurst {
+					t.Errorf("%d packets of %d are dropped", n, flood)
+				}
+				if n := strings.Count(log.String(), "\n"); n > 3*silentBurst {
+					t.Errorf("%d lines are logged", n)
+				}
+				if n := s.exchanges.order.Len() + s.exchanges.silent.order.Len() + s.unknown.clients.order.Len(); n > 3*maxExchanges {
+					t.Errorf("%d records are kept", n)
+				}
+				if _, ok := s.exchanges.recent(known, start); !ok {
+					t.Error("the known machine's exchange is forgotten")
+				}
+			})
+		}
+	}
+}
+
+// TestBusy fills every slot for unknown clients with answers that wait, and looks whether a known machine gets its own.
+func TestBusy(t *testing.T) {
+	s, p, conn, in, _ := newPacketService(t, provisioning.PXEModeProxy)
+	s.cfg.ResponseDelay = time.Second
+	release := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Add(unknownHandlers)
+	s.pause = func(context.Context, time.Duration) bool { waiting.Done(); <-release; return true }
+	mac := func(n int) provisioning.MAC {
+		return provisioning.MAC(fmt.Sprintf("52:54:01:00:%02x:%02x", n>>8, n&255))
+	}
+	for n := range unknownHandlers + 10 {
+		p.set(mac(n), true)
+		s.packet(t.Context(), in, client(t, mac(n), dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+	}
+	waiting.Wait()
+	if n := s.dropped(serviceDHCP, dropBusyUnknown); n != 10 {
+		t.Errorf("%d packets are dropped, want 10", n)
+	}
+	s.pause = func(context.Context, time.Duration) bool { return true }
+	s.served.put(known, struct{}{}) // it was given something before
+	s.packet(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+	deadline := time.Now().Add(30 * time.Second)
+	for conn.destinations() == "" && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if conn.destinations() == "" {
+		t.Error("the known machine gets no answer")
+	}
+	close(release)
+	s.wg.Wait()
+}
+
+func TestAnswerThatCannotBeSent(t *testing.T) {
+	s, _, conn, in, log := newPacketService(t, provisioning.PXEModeProxy)
+	conn.err = errors.New("no route")
+	for n := range byte(15) {
+		s.packet(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), xid(n)).ToBytes())
+		s.wg.Wait()
+	}
+	if n := s.dropped(serviceDHCP, dropFailed); n != 15 {
+		t.Errorf("%d failures are counted, want 15", n)
+	}
+	if n := strings.Count(log.String(), "no route"); n != complaintBurst {
+		t.Errorf("%d lines are logged, want %d", n, complaintBurst)
+	}
+}
+
+// TestClientLimit: one machine that asks without end takes its own budget alone.
+func TestClientLimit(t *testing.T) {
+	s, _, conn, in, _ := newPacketService(t, provisioning.PXEModeProxy)
+	for range 3 * clientBurst {
+		s.packet(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+		s.wg.Wait()
+	}
+	// The first one made it a known machine, whose budget begins anew.
+	if n := len(conn.packets); n != clientBurst+1 {
+		t.Errorf("%d answers, want %d", n, clientBurst+1)
+	}
+	if n := s.dropped(serviceDHCP, dropClientTooMany); n != 2*clientBurst-1 {
+		t.Errorf("%d packets dropped", n)
+	}
+}
