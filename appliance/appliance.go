@@ -5,6 +5,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,8 @@ import (
 	"branchpoint/appliance/screen"
 	"branchpoint/initramfs/events"
 	"branchpoint/provisioning"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // The topics of the screen.
@@ -29,6 +32,7 @@ const (
 	topicContent  = "Content"
 	topicPXE      = "PXE"
 	topicAgents   = "Clients"
+	topicMetrics  = "Metrics"
 )
 
 // Options are what Run is given from outside.
@@ -47,14 +51,28 @@ type appliance struct {
 	screen *screen.Screen
 	events *events.Emitter
 
-	mu    sync.Mutex
-	disks []Candidate
-	data  string // the data disk's device, once mounted
+	metrics *metrics
+	// disksFree has a value while somebody takes or claims a disk.
+	disksFree chan struct{}
+
+	mu      sync.Mutex
+	medium  string // the medium's device
+	disks   []Candidate
+	looked  bool              // whether the disks have been looked at
+	data    string            // the data disk's device, while it is mounted
+	lost    string            // the name of the data disk that was in use and is no more
+	refused map[string]string // why a data disk is not this site's, by its name
+	claim   *pendingClaim
+	// How the data disk stands, and why.
+	diskState           diskState
+	diskDevice, diskWhy string
+	agentsTLS           *tls.Config // how agents are spoken with, once that is known
+	roles               prometheus.Gatherer
 }
 
 // Run runs the appliance until ctx ends. It returns an error only if nothing can go on.
 func Run(ctx context.Context, o Options) error {
-	a := &appliance{Options: o, events: events.New(o.Now)}
+	a := &appliance{Options: o, events: events.New(o.Now), disksFree: make(chan struct{}, 1), refused: map[string]string{}, metrics: newMetrics()}
 	a.screen = screen.New("Branchpoint "+o.Version+" appliance",
 		[]string{topicMedium, topicSettings, topicNetwork, topicDisk, topicCentral, topicContent, topicPXE, topicAgents},
 		o.Consoles, a.commands())
@@ -69,20 +87,22 @@ func Run(ctx context.Context, o Options) error {
 	a.screen.Set(topicNetwork, screen.Item{State: screen.Busy, Text: "bringing the network up"})
 	links := a.startNetwork(ctx, settings.Network)
 
+	go supervise(ctx, o.Log, a.screen, topicMetrics, func(ctx context.Context) error { return a.serveMetrics(ctx, links) })
+
 	a.screen.Set(topicDisk, screen.Item{State: screen.Busy, Text: "looking at the disks"})
+	a.mu.Lock()
+	a.medium = m.Device
+	a.mu.Unlock()
 	ready := sync.OnceFunc(func() { a.emitReady(settings, m) })
-	if err := a.waitDataDisk(ctx, m.Device, ready); err != nil {
-		return err
+	for wait := time.Duration(0); ; {
+		disk, err := a.findDataDisk(ctx, links, wait, ready)
+		if err != nil {
+			return err
+		}
+		if wait, err = a.useDataDisk(ctx, disk, settings, links); err != nil {
+			return err
+		}
 	}
-	ready()
-	if settings.Site == "" || settings.Central.Address == "" || settings.Central.CASHA256 == "" {
-		<-ctx.Done() // the screen says what is missing; the console answers
-		return ctx.Err()
-	}
-	supervise(ctx, a.Log, a.screen, topicCentral, func(ctx context.Context) error {
-		return a.runSite(ctx, settings, links)
-	})
-	return ctx.Err()
 }
 
 // waitMedium looks for the medium until it is found: USB drives take seconds to appear.

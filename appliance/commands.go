@@ -25,16 +25,9 @@ func (a *appliance) commands() []screen.Command {
 			a.mu.Unlock() // before anything is written: a terminal may take its time
 			for i := range disks {
 				c := &disks[i]
-				what := c.Holds
-				switch {
-				case c.Medium:
-					what = "the medium this appliance was started from"
-				case c.Path == data || c.Ours:
-					what = "the data disk"
-				case c.Err != "":
-					what = c.Err
-				case c.Blank:
-					what = "nothing"
+				what := c.contents()
+				if c.Path == data {
+					what = "the data disk in use"
 				}
 				fmt.Fprintf(out, "  %s: %s\n", c.name(), what)
 			}
@@ -43,6 +36,8 @@ func (a *appliance) commands() []screen.Command {
 			}
 			return nil
 		}},
+		{Name: "claim", Help: "claim SERIAL: show a disk that is to be erased and become the data disk", Run: a.proposeClaim},
+		{Name: "confirm", Help: "confirm SERIAL: erase the disk that claim has shown", Run: a.confirmClaim},
 		{Name: "log", Help: "show the end of the log", Run: func(_ context.Context, _ []string, out io.Writer) error {
 			b, err := os.ReadFile(LogPath)
 			if err != nil {

@@ -18,10 +18,15 @@ type Candidate struct {
 	Path, Model, Serial string
 	Size                int64
 	ReadOnly, Removable bool
-	// Medium is set for the disk the appliance was started from.
+	// Medium is set for the disk the appliance was started from, and any other that holds branchpoint.img.
 	Medium bool
-	// Ours is set for a whole-disk ext4 with DataLabel.
-	Ours bool
+	// Ours is set for a whole-disk ext4 with DataLabel. Refused says why it is not this site's; empty if it may be.
+	Ours    bool
+	Refused string
+	// InUse is set where the disk or a part of it is mounted or the base of another device; Err is set then, too.
+	InUse bool
+	// Unfinished is set where claiming the disk was interrupted.
+	Unfinished bool
 	// Blank is set if every place that was looked at holds zeros; else Holds says what was seen.
 	Blank bool
 	Holds string
@@ -47,29 +52,42 @@ type DataDiskDecision struct {
 	Use, Claim string
 	// Notes say, for each disk that is not used, why not.
 	Notes []string
-	// Next says what a person can do if there is no data disk.
-	Next string
+	// State says how the data disk stands where none is used or claimed, and Next what a person can do.
+	State diskState
+	Next  string
 }
 
-// DecideDataDisk chooses the data disk. A disk that holds anything is never claimed; two data disks are never guessed
-// between; a blank disk is claimed only where there is no data disk and no disk that could not be looked at, the largest first.
-func DecideDataDisk(disks []Candidate) DataDiskDecision {
-	var d DataDiskDecision
-	var ours, blank []Candidate
-	unreadable := false
+// DecideDataDisk chooses the data disk. lost is the name of the one that was in use since the start and is no more; empty if
+// there was none. A disk that holds anything is never claimed; two data disks are never guessed between; a blank disk is
+// claimed only where there is no data disk, none was lost, and every disk could be looked at, the largest first.
+func DecideDataDisk(disks []Candidate, lost string) DataDiskDecision {
+	d := DataDiskDecision{State: diskMissing}
+	var ours, blank, refused []Candidate
+	unreadable, claimable := false, false
 	for _, c := range disks {
 		switch {
 		case c.Medium:
 		case c.Err != "":
 			unreadable = true
+			if c.name() == lost {
+				d.State = diskFailing
+			}
 			d.Notes = append(d.Notes, fmt.Sprintf("%s is not used: %s", c.name(), c.Err))
+		case c.Ours && c.Refused != "":
+			refused = append(refused, c)
+			d.Notes = append(d.Notes, fmt.Sprintf("%s is not used: %s; nothing on it is touched", c.name(), c.Refused))
 		case c.Ours && c.ReadOnly:
+			d.State = diskReadOnly
 			d.Notes = append(d.Notes, fmt.Sprintf("%s is the data disk but read-only", c.name()))
 		case c.Ours:
 			ours = append(ours, c)
 		case c.ReadOnly:
 			d.Notes = append(d.Notes, fmt.Sprintf("%s is not used: it is read-only", c.name()))
+		case c.Unfinished:
+			claimable = claimable || c.Serial != ""
+			d.Notes = append(d.Notes, fmt.Sprintf("%s is not used: claiming it was interrupted", c.name()))
 		case !c.Blank:
+			claimable = claimable || c.Serial != ""
 			d.Notes = append(d.Notes, fmt.Sprintf("%s is not used: it is not blank, it holds %s; nothing on it is touched", c.name(), c.Holds))
 		case c.Removable:
 			d.Notes = append(d.Notes, fmt.Sprintf("%s is not used: it is removable", c.name()))
@@ -92,6 +110,13 @@ func DecideDataDisk(disks []Candidate) DataDiskDecision {
 		}
 		d.Notes = append(d.Notes, "several data disks are attached: "+strings.Join(names, ", "))
 		d.Next = "Detach all but the one of this site."
+	case len(refused) > 0:
+		d.Next = "Attach this site's data disk, or put its own site and central into site.yaml. To give up what is on it, type: claim SERIAL"
+	case d.State == diskReadOnly:
+		d.Next = "Switch off its write protection; it is found without a restart."
+	case lost != "":
+		// A new one would forget what was deployed, and every advertisement in force would run again: no guess to make.
+		d.Next = "Attach " + lost + " again; it is found without a restart. To begin with another disk, type: claim SERIAL"
 	case len(blank) > 0 && unreadable:
 		// It may be the data disk, with the history of what was deployed: a new one would forget it.
 		d.Next = "Repair or detach the disk that cannot be looked at; then a blank one is claimed."
@@ -103,6 +128,9 @@ func DecideDataDisk(disks []Candidate) DataDiskDecision {
 		}
 	default:
 		d.Next = "Attach a blank disk of at least " + sizeText(minDataDisk) + "; it is found without a restart."
+		if claimable {
+			d.Next += " To use one that is not blank, type: claim SERIAL"
+		}
 	}
 	return d
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -20,44 +21,93 @@ import (
 // rescan is how often the disks are looked at again while there is no data disk.
 const rescan = 3 * time.Second
 
+// maxDiskPause bounds the pause before a data disk that failed is tried again.
+const maxDiskPause = time.Minute
+
 // waitDataDisk finds, or claims, and mounts the data disk. It calls looked once every disk has been looked at for the
 // first time, and goes on looking until there is a data disk or ctx ends.
-func (a *appliance) waitDataDisk(ctx context.Context, medium string, looked func()) error {
-	for {
-		candidates, err := scanDisks(ctx, medium)
-		if err != nil {
+func (a *appliance) waitDataDisk(ctx context.Context, looked func()) (*mountedDisk, error) {
+	for failures := 0; ; {
+		var m *mountedDisk
+		var candidates []Candidate
+		err := a.alone(ctx, func() (err error) {
+			m, candidates, err = a.lookForDataDisk(ctx)
 			return err
+		})
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
-		a.mu.Lock()
-		a.disks = candidates
-		a.mu.Unlock()
-		d := DecideDataDisk(candidates)
-		if d.Claim != "" {
-			a.screen.Set(topicDisk, screen.Item{State: screen.Busy, Text: "the blank disk " + d.Claim + " is claimed if no other disk appears"})
-			same, err := settled(ctx, candidates, func() ([]disk.Disk, error) { return disk.List("/sys", "/proc") }, pause)
-			if err != nil {
-				return err
-			}
-			if !same {
-				continue
-			}
+		looked()
+		if m != nil {
+			return m, nil
 		}
-		err = a.takeDataDisk(ctx, d)
-		if err == nil && d.Use+d.Claim != "" {
-			return nil
-		}
-		item := screen.Item{State: screen.Problem, Text: strings.Join(append([]string{"there is no data disk: PXE stays silent"}, d.Notes...), "\n"), Next: d.Next}
+		wait := rescan
 		if err != nil {
 			a.Log.Error("data disk not usable", "error", err)
-			item.Text = strings.Join(append([]string{err.Error()}, d.Notes...), "\n")
-			item.Next = provisioning.NextOf(err)
+			// A failing disk is not worn out by being checked over and over.
+			wait = min(rescan<<failures, maxDiskPause)
+			failures = min(failures+1, 8)
 		}
-		a.screen.Set(topicDisk, item)
-		looked()
+		if err := a.pauseWhileSame(ctx, candidates, wait); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// pauseWhileSame waits for d, and no longer than until the disks are others.
+func (a *appliance) pauseWhileSame(ctx context.Context, looked []Candidate, d time.Duration) error {
+	for ; d > 0; d -= rescan {
 		if err := pause(ctx, rescan); err != nil {
 			return err
 		}
+		if now, err := listDisks(); err == nil && !sameDisks(looked, now) {
+			return nil
+		}
 	}
+	return nil
+}
+
+// lookForDataDisk looks at the disks once, and uses the data disk if there is one, or claims one. It returns neither a disk
+// nor an error where there is none to use.
+func (a *appliance) lookForDataDisk(ctx context.Context) (*mountedDisk, []Candidate, error) {
+	candidates, err := a.scanDisks(ctx)
+	if err != nil {
+		a.screen.Set(topicDisk, problem(err))
+		return nil, nil, err
+	}
+	a.mu.Lock()
+	a.disks, a.looked = candidates, true
+	lost := a.lost
+	a.mu.Unlock()
+	d := DecideDataDisk(candidates, lost)
+	if d.Claim != "" {
+		a.screen.Set(topicDisk, screen.Item{State: screen.Busy, Text: "the blank disk " + d.Claim + " is claimed if no other disk appears"})
+		same, err := settled(ctx, candidates, listDisks, pause)
+		if err != nil || !same {
+			return nil, nil, err
+		}
+	}
+	if d.Use+d.Claim == "" {
+		a.setDisk(d.State, "there is none", nil)
+		a.screen.Set(topicDisk, screen.Item{State: screen.Problem, Text: strings.Join(append([]string{"there is no data disk: PXE stays silent"}, d.Notes...), "\n"), Next: d.Next})
+		return nil, candidates, nil
+	}
+	c := candidates[slices.IndexFunc(candidates, func(c Candidate) bool { return c.Path == d.Use || c.Path == d.Claim })]
+	m, err := a.takeDataDisk(ctx, c, d)
+	if err != nil {
+		a.setDisk(diskFailing, err.Error(), &mountedDisk{device: c.Path, name: c.name()})
+		a.screen.Set(topicDisk, screen.Item{State: screen.Problem, Text: strings.Join(append([]string{err.Error()}, d.Notes...), "\n"), Next: provisioning.NextOf(err)})
+	}
+	return m, candidates, err
+}
+
+// listDisks lists the disks that there is something to look at on.
+func listDisks() ([]disk.Disk, error) {
+	list, err := disk.List("/sys", "/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list the disks: %w", err)
+	}
+	return slices.DeleteFunc(list, noMedium), nil
 }
 
 // How long the disks must have been the same before a blank one is claimed: controllers and spinning disks take seconds to
@@ -76,12 +126,9 @@ func settled(ctx context.Context, looked []Candidate, list func() ([]disk.Disk, 
 		}
 		now, err := list()
 		if err != nil {
-			return false, fmt.Errorf("list the disks: %w", err)
+			return false, err
 		}
-		now = slices.DeleteFunc(now, noMedium)
-		if !slices.EqualFunc(now, looked, func(d disk.Disk, c Candidate) bool {
-			return d.Path == c.Path && d.Size == c.Size && d.Serial == c.Serial
-		}) {
+		if !sameDisks(looked, now) {
 			return false, nil
 		}
 	}
@@ -100,52 +147,54 @@ func (a *appliance) releaseDataDisk() {
 	}
 }
 
-// takeDataDisk does what was decided and shows it.
-func (a *appliance) takeDataDisk(ctx context.Context, d DataDiskDecision) error {
-	device := d.Use
+// takeDataDisk does what was decided about a disk, and shows it.
+func (a *appliance) takeDataDisk(ctx context.Context, c Candidate, d DataDiskDecision) (*mountedDisk, error) {
 	if d.Claim != "" {
 		a.screen.Set(topicDisk, screen.Item{State: screen.Busy, Text: "claiming the blank disk " + d.Claim})
-		if err := claim(ctx, d.Claim); err != nil {
-			return err
+		if err := claim(ctx, c); err != nil {
+			return nil, err
 		}
-		a.Log.Info("blank disk claimed", "disk", d.Claim)
-		device = d.Claim
+		a.Log.Info("blank disk claimed", "disk", c.name())
 	}
-	if device == "" {
-		return nil
+	a.screen.Set(topicDisk, screen.Item{State: screen.Busy, Text: "checking " + c.name()})
+	if err := mountData(ctx, c.Path); err != nil {
+		return nil, err
 	}
-	if err := mountData(ctx, device); err != nil {
-		return err
+	m, err := newMountedDisk(c, dataDir, d.Notes)
+	if err != nil {
+		a.unmountData(ctx)
+		return nil, err
 	}
 	a.mu.Lock()
-	a.data = device
+	a.data = c.Path
 	a.mu.Unlock()
-	a.screen.Set(topicDisk, screen.Item{State: screen.OK, Text: strings.Join(append([]string{device + " is in use"}, d.Notes...), "\n")})
-	return nil
+	a.setDisk(diskInUse, "", m)
+	return m, nil
 }
 
 // scanDisks lists the disks with what they hold.
-func scanDisks(ctx context.Context, medium string) ([]Candidate, error) {
-	disks, err := disk.List("/sys", "/proc")
+func (a *appliance) scanDisks(ctx context.Context) ([]Candidate, error) {
+	disks, err := listDisks()
 	if err != nil {
-		return nil, fmt.Errorf("list the disks: %w", err)
+		return nil, err
 	}
+	a.mu.Lock()
+	medium, refused := a.medium, maps.Clone(a.refused)
+	a.mu.Unlock()
 	var out []Candidate
 	for _, d := range disks {
-		if noMedium(d) {
-			continue
-		}
 		c := Candidate{
-			Path: d.Path, Model: d.Model, Serial: d.Serial, Size: d.Size,
-			ReadOnly: d.ReadOnly, Removable: d.Removable || d.Bus == disk.BusUSB || d.Bus == disk.BusMMC, Medium: d.Path == medium,
+			Path: d.Path, Model: d.Model, Serial: d.Serial, Size: d.Size, InUse: d.InUse(),
+			ReadOnly: d.ReadOnly, Removable: d.Removable || d.Bus == disk.BusUSB || d.Bus == disk.BusMMC,
 		}
-		switch {
-		case c.Medium:
-		case d.InUse():
+		c.Refused = refused[c.name()]
+		if c.InUse {
 			c.Err = "it is in use"
-		default:
+		} else {
 			look(ctx, &c)
 		}
+		// By what it holds, not by its name: it may have been pulled out, and another disk be in its place.
+		c.Medium = c.Medium || c.Err != "" && d.Path == medium
 		out = append(out, c)
 	}
 	return out, ctx.Err()
@@ -159,49 +208,7 @@ func look(ctx context.Context, c *Candidate) {
 		return
 	}
 	defer f.Close()
-	known, err := disk.Identify(ctx, f, size)
-	if err != nil {
-		c.Err = err.Error()
-		return
-	}
-	// Only what mkfs makes of a whole disk: other file systems may carry the same label, and e2fsck would repair them.
-	if len(known) == 1 && known[0].What == "ext4" && known[0].Label == DataLabel {
-		c.Ours = true
-		return
-	}
-	blank, found, err := disk.Blank(ctx, f, size)
-	switch {
-	case err != nil:
-		c.Err = err.Error()
-	case blank:
-		c.Blank = true
-	default:
-		c.Holds = found.String()
-	}
-}
-
-// claim makes the data disk of a blank one. The disk is opened exclusively and looked at once more right before.
-func claim(ctx context.Context, device string) error {
-	f, err := os.OpenFile(device, os.O_RDWR|unix.O_EXCL, 0)
-	if err != nil {
-		return fmt.Errorf("claim %s: %w", device, err)
-	}
-	size, err := f.Seek(0, 2)
-	if err == nil {
-		var blank bool
-		var found disk.Content
-		blank, found, err = disk.Blank(ctx, f, size)
-		if err == nil && !blank {
-			err = provisioning.Errorf(provisioning.CodeConflict, "", "it is no longer blank, it holds %s", found)
-		}
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("claim %s: %w", device, err)
-	}
-	return tool(ctx, "mkfs.ext4", "-q", "-L", DataLabel, "-m", "1", "-E", "lazy_itable_init=1,lazy_journal_init=1", device)
+	examine(ctx, f, size, c)
 }
 
 // mountData checks and mounts the data disk.

@@ -16,11 +16,27 @@ func (s *site) syncPackage(ctx context.Context, upstream *contentclient.Client, 
 	if s.content.Installed(ref) {
 		return nil
 	}
+	// What is missing of it is known when it is here only, as content is kept compressed and each piece once. So it begins
+	// while there is any room, and stops where the database's begins.
+	fits := func(left int64) error {
+		if s.room(1) == nil {
+			return nil
+		}
+		return s.room(max(left, 1))
+	}
+	if err := fits(ref.Size); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	shown := time.Time{}
 	began := s.Now()
 	return content.Sync(ctx, s.content, upstream, []provisioning.ContentRef{ref}, content.SyncOptions{
 		Log: s.Log,
 		Report: func(st content.Status) {
+			if err := fits(st.Total - st.Done); err != nil && st.State == content.StateFetching {
+				stop(err)
+			}
 			if now := s.Now(); now.Sub(shown) >= 2*time.Second && st.State == content.StateFetching {
 				shown = now
 				s.screen.Set(topicContent, screen.Item{State: screen.Busy, Text: "copying " + name + ": " + rate(st.Done, st.Total, now.Sub(began))})

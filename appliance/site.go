@@ -1,15 +1,18 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +27,7 @@ import (
 	"branchpoint/services/pxe"
 	"branchpoint/services/store"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -35,10 +39,13 @@ type site struct {
 	*appliance
 	settings provisioning.Appliance
 	links    *links
+	metrics  prometheus.Registerer
 	branch   *branch.Branch
 	central  *centralclient.Branch
 	db       *store.Store
 	content  *content.Store
+	// room says why so many bytes of content may not be kept now: nil if they may.
+	room func(bytes int64) error
 
 	mu        sync.Mutex
 	installed map[provisioning.SHA256]bool // manifests whose content is here, whole
@@ -54,19 +61,25 @@ func (c centralSide) Enrol(ctx context.Context, token string, csr []byte) (branc
 	return branch.Enrolment{Certificate: e.Certificate, SnapshotKey: e.SnapshotKey}, err
 }
 
-// runSite runs the site's roles until ctx ends or what they stand on fails.
-func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance, l *links) error {
-	db, err := store.Open(ctx, filepath.Join(dataDir, "branch.db"))
+// runSite runs the site's roles until ctx ends or what they stand on fails. The watch of the data disk learns how to try the
+// database.
+func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance, l *links, watch *diskWatch) error {
+	// Their own registry, as they may begin anew with a database and counts of their own.
+	registry := prometheus.NewRegistry()
+	db, err := openDatabase(ctx, watch, registry)
 	if err != nil {
 		return fmt.Errorf("open the branch's database: %w", err)
 	}
 	defer db.Close()
-	packages, err := content.Open(filepath.Join(dataDir, "content"), a.Log)
+	defer watch.database.Store(nil)
+	a.setRoles(registry)
+	defer a.setRoles(nil)
+	packages, err := content.Open(filepath.Join(dataDir, "content"), a.Log, content.Metrics(registry))
 	if err != nil {
 		return fmt.Errorf("open the content on the data disk: %w", err)
 	}
 	defer packages.Close()
-	s := &site{appliance: a, settings: settings, links: l, db: db, content: packages, installed: map[provisioning.SHA256]bool{}}
+	s := &site{appliance: a, settings: settings, links: l, metrics: registry, db: db, content: packages, room: a.roomFor, installed: map[provisioning.SHA256]bool{}}
 	var br *branch.Branch
 	s.central = centralclient.NewBranch(centralclient.BranchConfig{
 		Address: settings.Central.Address, CASHA256: settings.Central.CASHA256, Now: a.Now,
@@ -74,12 +87,15 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	})
 	br, err = branch.New(ctx, branch.Config{
 		Site: settings.Site, CentralCA: settings.Central.CASHA256, Store: db, Central: centralSide{s.central}, Installed: s.isInstalled,
-		AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader,
+		Writable: a.writable, AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader, Metrics: registry,
 	})
 	if err != nil {
 		return err
 	}
 	s.branch = br
+	if err := a.keepTLS(br); err != nil {
+		return err
+	}
 	if err := s.enrol(ctx); err != nil {
 		return err
 	}
@@ -205,19 +221,24 @@ func (s *site) syncSnapshot(ctx context.Context, upstream *contentclient.Client,
 		case <-work.Done():
 		}
 	}()
-	for _, ref := range snapshot.Content {
+	var failed []error
+	for _, ref := range smallestFirst(snapshot.Content) {
 		if s.isInstalled(ref) {
 			continue
 		}
 		name := fmt.Sprintf("%s version %d", ref.Package, ref.Version)
 		if err := s.syncPackage(work, upstream, ref, name); err != nil {
-			if ctx.Err() == nil && work.Err() != nil {
-				return nil
+			if work.Err() != nil {
+				return ctx.Err()
 			}
 			if damage, _ := s.content.Damage(); damage.Lost > 0 {
-				return fmt.Errorf("the data disk has lost %s of package %s or others, and they cannot be replaced: %w", plural(damage.Lost, "piece"), name, err)
+				err = fmt.Errorf("the data disk has lost %s of package %s or others, and they cannot be replaced: %w", plural(damage.Lost, "piece"), name, err)
+			} else {
+				err = fmt.Errorf("copy package %s: %w", name, err)
 			}
-			return fmt.Errorf("copy package %s: %w", name, err)
+			s.Log.Error("content is not here", "package", ref.Package, "version", ref.Version, "error", err)
+			failed = append(failed, err) // the others may be had
+			continue
 		}
 		s.mu.Lock()
 		s.installed[ref.Manifest] = true
@@ -225,9 +246,20 @@ func (s *site) syncSnapshot(ctx context.Context, upstream *contentclient.Client,
 		s.Log.Info("content installed", "package", ref.Package, "version", ref.Version)
 		s.emit("content-installed", map[string]any{"package": ref.Package, "version": ref.Version, "bytes": ref.Size})
 	}
+	if len(failed) > 0 {
+		s.tellServing()
+		return errors.Join(failed...)
+	}
 	damage, _ := s.content.Damage()
 	s.screen.Set(topicContent, contentItem(len(snapshot.Content), damage))
 	return nil
+}
+
+// smallestFirst orders packages so that one that does not fit takes the room of as few others as possible.
+func smallestFirst(refs []provisioning.ContentRef) []provisioning.ContentRef {
+	refs = slices.Clone(refs)
+	slices.SortStableFunc(refs, func(a, b provisioning.ContentRef) int { return cmp.Compare(a.Size, b.Size) })
+	return refs
 }
 
 // noServing is what a role that serves clients shows while no interface can serve them.
@@ -309,6 +341,7 @@ func (s *site) runPXE(ctx context.Context, role *provisioning.PXERole, serving [
 		Interfaces: serving, Mode: role.Mode, Pool: role.DHCP, ResponseDelay: time.Duration(role.ResponseDelaySeconds) * time.Second,
 	}, pxe.Deps{
 		Policy: s.branch, Boots: s.branch, Files: os.DirFS(bootDir), Leases: s.db.Leases(), Log: s.Log, Now: s.Now, Rand: rand.Reader,
+		Metrics: s.metrics,
 	})
 	if err != nil {
 		return err

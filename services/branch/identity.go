@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -42,6 +43,9 @@ type identity struct {
 // Enrolled reports whether central has accepted the branch.
 func (id *identity) Enrolled() bool { return len(id.Certificate) > 0 }
 
+// ErrOtherSite is why New fails where what is stored belongs to another site, or to a site of another central.
+var ErrOtherSite = errors.New("the data disk is not this site's")
+
 // loadIdentity loads the identity, or makes and stores a new one: the key exists before the first contact, so that an
 // enrolment whose answer was lost can be repeated with the same key.
 func loadIdentity(ctx context.Context, cfg Config) (*identity, error) {
@@ -56,13 +60,13 @@ func loadIdentity(ctx context.Context, cfg Config) (*identity, error) {
 		}
 		if id.Site != cfg.Site {
 			return nil, provisioning.Errorf(provisioning.CodeConflict,
-				"Put the right site code into site.yaml, or use a blank data disk for the new site.",
-				"the data disk belongs to site %s, but site.yaml says %s", id.Site, cfg.Site)
+				"Put the right site code into site.yaml, or attach this site's data disk. To give up what is on this one, type: claim SERIAL",
+				"%w: it belongs to site %s, but site.yaml says %s", ErrOtherSite, id.Site, cfg.Site)
 		}
 		if id.Enrolled() && id.CentralCA != cfg.CentralCA {
 			return nil, provisioning.Errorf(provisioning.CodeConflict,
-				"Put this data disk's own central into site.yaml, or use a blank data disk for this one.",
-				"the data disk was enrolled at a central with CA %s, but site.yaml names %s", id.CentralCA, cfg.CentralCA)
+				"Put this data disk's own central into site.yaml, or attach this site's data disk. To give up what is on this one, type: claim SERIAL",
+				"%w: it was enrolled at a central with CA %s, but site.yaml names %s", ErrOtherSite, id.CentralCA, cfg.CentralCA)
 		}
 		return &id, nil
 	}
