@@ -114,6 +114,8 @@ func DecideDataDisk(disks []Candidate, lost string) DataDiskDecision {
 		d.Next = "Attach this site's data disk, or put its own site and central into site.yaml. To give up what is on it, type: claim SERIAL"
 	case d.State == diskReadOnly:
 		d.Next = "Switch off its write protection; it is found without a restart."
+	case d.State == diskFailing:
+		d.Next = "Look at the cables of " + lost + ", and save it if you can; it is tried again by itself. To begin with another disk, type: claim SERIAL"
 	case lost != "":
 		// A new one would forget what was deployed, and every advertisement in force would run again: no guess to make.
 		d.Next = "Attach " + lost + " again; it is found without a restart. To begin with another disk, type: claim SERIAL"

@@ -34,7 +34,7 @@ func TestDecideDataDisk(t *testing.T) {
 		{name: "lost", lost: "/dev/vdd (8.6 GB, serial OURS)", next: "Attach /dev/vdd (8.6 GB, serial OURS) again"},
 		{name: "no blank one takes a lost one's place", lost: "/dev/vdd (8.6 GB, serial OURS)", disks: []Candidate{blank}, next: "again"},
 		{name: "lost and here again", lost: "/dev/vdd (8.6 GB, serial OURS)", disks: []Candidate{blank, ours}, use: "/dev/vdd", note: "left alone"},
-		{name: "lost and unreadable", lost: "/dev/vdd (8.6 GB, serial OURS)", state: diskFailing, disks: []Candidate{with(ours, func(c *Candidate) { c.Ours, c.Err = false, "input/output error" })}, note: "input/output error", next: "again"},
+		{name: "lost and unreadable", lost: "/dev/vdd (8.6 GB, serial OURS)", state: diskFailing, disks: []Candidate{with(ours, func(c *Candidate) { c.Ours, c.Err = false, "input/output error" })}, note: "input/output error", next: "Look at the cables of /dev/vdd"},
 		{name: "another site's", disks: []Candidate{with(ours, func(c *Candidate) { c.Refused = "it belongs to site PAR" })}, note: "it belongs to site PAR; nothing on it is touched", next: "Attach this site's"},
 		{name: "another site's beside this one's", disks: []Candidate{with(ours, func(c *Candidate) { c.Path, c.Refused = "/dev/vde", "it belongs to site PAR" }), ours}, use: "/dev/vdd", note: "PAR"},
 		{name: "no blank one beside another site's", disks: []Candidate{with(ours, func(c *Candidate) { c.Refused = "it belongs to site PAR" }), bigger}, note: "PAR", next: "Attach this site's"},

@@ -65,6 +65,11 @@ type diskSight struct {
 	Err error
 }
 
+// isFull reports whether an error says that a disk is full.
+func isFull(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || provisioning.CodeOf(err) == provisioning.CodeNoSpace
+}
+
 // judgeDisk says how the disk stands, given how it stood, and why, in words for the screen.
 func judgeDisk(before diskState, s diskSight) (diskState, string) {
 	floor := int64(fullBelow)
@@ -76,7 +81,7 @@ func judgeDisk(before diskState, s diskSight) (diskState, string) {
 		return diskMissing, "it is gone"
 	case s.ReadOnly || errors.Is(s.Err, unix.EROFS):
 		return diskReadOnly, "it can only be read: it is write-protected, or had errors"
-	case errors.Is(s.Err, unix.ENOSPC) || errors.Is(s.Err, unix.EDQUOT) || provisioning.CodeOf(s.Err) == provisioning.CodeNoSpace:
+	case isFull(s.Err):
 		return diskFull, fmt.Sprintf("it is full: %s free", sizeText(s.Free))
 	case s.Err != nil:
 		return diskFailing, "it fails: " + s.Err.Error()

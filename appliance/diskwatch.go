@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,9 +90,14 @@ func (w *diskWatch) run(ctx context.Context) {
 			return // what fails now, fails because it ends
 		}
 		seen := w.see()
-		if seen.Err == nil {
-			seen.Err = failed
+		if seen.Present && failed != nil && !isFull(failed) {
+			// A disk that is being pulled out fails before it is gone.
+			if w.sleep(ctx, watchPoll) != nil {
+				return
+			}
+			seen = w.see()
 		}
+		seen.Err = cmp.Or(seen.Err, failed)
 		next, why := judgeDisk(state, seen)
 		state = next
 		w.tell(state, why, seen)
@@ -101,18 +107,36 @@ func (w *diskWatch) run(ctx context.Context) {
 	}
 }
 
-// write tries whether the database can be written, and where it cannot or there is none, whether a file can.
-func (w *diskWatch) write(ctx context.Context, dir string) error {
+// write tries whether the database can be written. Where it cannot, or there is none, it finds out what is wrong: a device that
+// cannot be read, a file system that cannot be written, or the database alone.
+func (w *diskWatch) write(ctx context.Context, device, dir string) error {
 	var err error
 	if database := w.database.Load(); database != nil {
 		if err = (*database)(ctx); err == nil {
 			return nil
 		}
 	}
-	if ferr := writeFile(filepath.Join(dir, "probe")); ferr != nil {
-		return ferr // it says what is wrong more plainly
+	// The device first: a file system on one that fails says no more than that it is read-only.
+	return cmp.Or(readDevice(device), writeFile(filepath.Join(dir, "probe")), err)
+}
+
+// readDevice reads the first block of a device from itself, past what is in memory.
+func readDevice(path string) error {
+	const block = 4096
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return fmt.Errorf("try to read: %w", err)
 	}
-	return err
+	defer f.Close()
+	b, err := unix.Mmap(-1, 0, block, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS) // aligned, as O_DIRECT wants it
+	if err != nil {
+		return fmt.Errorf("try to read: %w", err)
+	}
+	defer unix.Munmap(b) //nolint:errcheck // it is there
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return fmt.Errorf("try to read: %w", err)
+	}
+	return nil
 }
 
 // writeFile writes a block to a file, in place, and waits until it is on the disk.
@@ -181,7 +205,7 @@ func (m *mountedDisk) errorCount() string {
 func (a *appliance) watchDataDisk(ctx context.Context, w *diskWatch, m *mountedDisk, lost func()) {
 	errorCount := m.errorCount()
 	w.sleep, w.now = pause, time.Now
-	w.probe = func(ctx context.Context) error { return w.write(ctx, m.dir) }
+	w.probe = func(ctx context.Context) error { return w.write(ctx, m.device, m.dir) }
 	w.see = func() diskSight {
 		if now := m.errorCount(); now != errorCount {
 			errorCount = now

@@ -149,9 +149,10 @@ func TestWatchEndsWhereTheDiskIsGone(t *testing.T) {
 	<-w.ended
 }
 
-func TestWatchTriesTheDatabaseFirst(t *testing.T) {
-	w, dir := newDiskWatch(), t.TempDir()
-	if err := w.write(t.Context(), dir); err != nil {
+func TestWatchFindsOutWhatIsWrong(t *testing.T) {
+	w, dir, device := newDiskWatch(), t.TempDir(), loopDisk(t, 1<<20)
+	none := filepath.Join(dir, "none")
+	if err := w.write(t.Context(), device, dir); err != nil {
 		t.Fatal(err)
 	}
 	if fi, err := os.Stat(filepath.Join(dir, "probe")); err != nil || fi.Mode().Perm() != 0o600 {
@@ -160,15 +161,18 @@ func TestWatchTriesTheDatabaseFirst(t *testing.T) {
 	var database error
 	try := func(context.Context) error { return database }
 	w.database.Store(&try)
-	if err := w.write(t.Context(), filepath.Join(dir, "none")); err != nil {
+	if err := w.write(t.Context(), none, none); err != nil {
 		t.Errorf("the database can be written, and it says %v", err)
 	}
 	database = errors.New("it is no intact database")
-	if err := w.write(t.Context(), dir); !errors.Is(err, database) {
+	if err := w.write(t.Context(), device, dir); !errors.Is(err, database) {
 		t.Errorf("%v, want what is wrong with the database", err)
 	}
-	if err := w.write(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("%v, want what is wrong with the disk", err)
+	if err := w.write(t.Context(), device, none); !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "write") {
+		t.Errorf("%v, want what is wrong with the file system", err)
+	}
+	if err := w.write(t.Context(), none, none); !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "read") {
+		t.Errorf("%v, want what is wrong with the device", err)
 	}
 }
 
