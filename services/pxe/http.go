@@ -21,10 +21,12 @@ import (
 // Limits of the boot HTTP service, for each interface.
 const (
 	httpConnections   = 256
+	httpPerAddress    = 16
 	httpHeaderTimeout = 10 * time.Second
 	httpIdleTimeout   = 30 * time.Second
-	// httpWriteTimeout ends transfers that do not get on: 48 MiB in it is 55 kB/s.
-	httpWriteTimeout = 15 * time.Minute
+	// httpWriteTimeout is how long httpChunk octets may take: whoever takes less than 35 kB/s does not get on.
+	httpWriteTimeout = 30 * time.Second
+	httpChunk        = 1 << 20
 	httpHeaderBytes  = 8 << 10
 )
 
@@ -34,8 +36,17 @@ var httpFiles = map[string]bool{
 	FileShim: true, FileGRUB: true, FileMokManager: true, FileUndionly: true,
 }
 
+// efiFiles are what httpBootDir holds, and the root: shim asks for GRUB beside itself, or, as "//grubx64.efi", there.
+var efiFiles = map[string]bool{FileShim: true, FileGRUB: true, FileMokManager: true}
+
+// grubFirstPaths are where a GRUB that came by HTTP looks for its first configuration: "/grub" is built into Debian's;
+// others look beside themselves.
+var grubFirstPaths = map[string]bool{httpFirst: true, path.Join(httpBootDir, httpFirst): true, path.Join("/boot", httpFirst): true}
+
 // handler answers HTTP on one interface. Paths:
 //
+//	/boot/efi/NAME, /NAME   shim, GRUB and MokManager, for UEFI HTTP Boot
+//	/grub/grub.cfg          GRUB's first configuration, also below /boot and /boot/efi
 //	/boot/files/NAME        kernel, layers, loaders; with ranges
 //	/boot/efi/NAME          loaders, for HTTP Boot
 //	/grub/grub.cfg          GRUB's first configuration, after HTTP Boot
@@ -49,23 +60,30 @@ type handler struct {
 
 // ServeHTTP normalises the path itself: shim asks for "//grubx64.efi", and a redirect is more than firmware follows.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if c := httpConnOf(r); c != nil {
+		c.begin()
+		defer c.end()
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		h.metrics.drop(serviceHTTP, "method")
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
 		return
 	}
+	if r.ContentLength != 0 { // or unknown
+		h.metrics.drop(serviceHTTP, "body")
+		w.Header().Set("Connection", "close") // what comes behind it is not read
+		http.Error(w, "a request with a body", http.StatusBadRequest)
+		return
+	}
 	p := path.Clean("/" + r.URL.Path)
-	if name, ok := strings.CutPrefix(p, "/boot/files/"); ok && httpFiles[name] {
+	if name, ok := httpFile(p); ok {
 		h.file(w, r, name)
 		return
 	}
-	if name, ok := strings.CutPrefix(p, httpBootDir); ok && tftpFiles[name] {
-		h.file(w, r, name)
-		return
-	}
-	if p == httpFirst {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(grubFirst(h.server, h.cfg.Ports.HTTP)))
+	if grubFirstPaths[p] {
+		h.metrics.answer(serviceHTTP, "grub-first")
+		h.text(w, r, grubFirst(h.server, h.cfg.Ports.HTTP))
 		return
 	}
 	if mac, ok := macOfGRUBPath(p); ok {
@@ -75,6 +93,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p == "/boot/ipxe" {
 		mac, err := provisioning.ParseMAC(r.URL.Query().Get("mac"))
 		if err != nil {
+			h.metrics.drop(serviceHTTP, "bad-mac")
 			http.Error(w, "mac: "+err.Error(), http.StatusBadRequest)
 			return
 		}
@@ -87,12 +106,38 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	h.metrics.answer(serviceHTTP, "not-found") // shim asks for revocations that need not be there
 	http.NotFound(w, r)
+}
+
+// httpFile is the boot file that a clean path names.
+func httpFile(p string) (name string, ok bool) {
+	if name, ok := strings.CutPrefix(p, "/boot/files/"); ok {
+		return name, httpFiles[name]
+	}
+	if name, ok := strings.CutPrefix(p, httpBootDir); ok {
+		return name, efiFiles[name]
+	}
+	name = strings.TrimPrefix(p, "/")
+	return name, efiFiles[name]
+}
+
+// text answers with a configuration, which is made anew each time.
+func (h *handler) text(w http.ResponseWriter, r *http.Request, body string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(body))
 }
 
 func (h *handler) file(w http.ResponseWriter, r *http.Request, name string) {
 	f, err := h.deps.Files.Open(name)
+	if errors.Is(err, fs.ErrNotExist) && name == FileMokManager { // which need not be there
+		h.metrics.answer(serviceHTTP, "not-found")
+		http.NotFound(w, r)
+		return
+	}
 	if errors.Is(err, fs.ErrNotExist) {
+		h.metrics.drop(serviceHTTP, "unreadable")
 		h.deps.Log.Error("a boot file is missing", "file", name, "client", r.RemoteAddr)
 		http.NotFound(w, r)
 		return
@@ -103,13 +148,15 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request, name string) {
 		if info, err = f.Stat(); err == nil {
 			s, ok := f.(io.ReadSeeker)
 			if ok && info.Mode().IsRegular() {
+				h.metrics.answer(serviceHTTP, "file")
 				w.Header().Set("Content-Type", "application/octet-stream")
-				http.ServeContent(w, r, "", info.ModTime(), s)
+				http.ServeContent(&steadyWriter{w, http.NewResponseController(w)}, r, "", info.ModTime(), s)
 				return
 			}
 			err = errors.New("not a file that can be read from any offset")
 		}
 	}
+	h.metrics.drop(serviceHTTP, "unreadable")
 	h.deps.Log.Error("read a boot file", "file", name, "client", r.RemoteAddr, "err", err)
 	http.Error(w, "the boot file cannot be read; the appliance's log says why", http.StatusInternalServerError)
 }
@@ -132,9 +179,7 @@ func (h *handler) config(w http.ResponseWriter, r *http.Request, mac provisionin
 	if err != nil {
 		h.deps.Log.Error("prepare the configuration of a boot", "mac", mac, "client", r.RemoteAddr, "err", err)
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(body))
+	h.text(w, r, body)
 }
 
 // bootConfig is "" where the machine gets nothing.
@@ -245,5 +290,8 @@ func (s *Service) httpServer(ctx context.Context, server netip.Addr) *http.Serve
 		MaxHeaderBytes:    httpHeaderBytes,
 		ErrorLog:          httpErrorLog(s.deps.Log),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withHTTPConn,
+		// Else net/http would answer "OPTIONS *" by itself.
+		DisableGeneralOptionsHandler: true,
 	}
 }

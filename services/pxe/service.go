@@ -12,7 +12,6 @@ import (
 
 	"branchpoint/provisioning"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -234,7 +233,7 @@ func (s *Service) open(ctx context.Context, i Interface) (serve []func() error, 
 	if err != nil {
 		return nil, closeAll, err
 	}
-	l = netutil.LimitListener(l, httpConnections)
+	l = limitHTTP(l, s.metrics)
 	hs := s.httpServer(ctx, i.Prefix.Addr())
 	closers = append(closers, func() { _ = hs.Close(); _ = l.Close() })
 	serve = append(serve, func() error {
