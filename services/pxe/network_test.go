@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -25,18 +24,28 @@ import (
 )
 
 // TestInNetwork runs the service point in a network namespace of its own: a bridge with the service, a client, and a
-// namespace with dnsmasq as the site's DHCP server. The test binary starts itself again inside.
+// namespace with dnsmasq as the site's DHCP server.
 func TestInNetwork(t *testing.T) {
-	if os.Getenv("PXE_NETWORK_TEST") != "" {
-		testInNetwork(t)
+	inNetwork(t, testInNetwork)
+}
+
+// sites are the namespaces of a test in the network: a client and a DHCP server on the service's segment, and behind a
+// router another client. Each client's card is c0 and has the address of known.
+type sites struct{ client, server, router, far string }
+
+// inNetwork makes namespaces, in which the test binary starts itself again, and runs f in the service's. The service is on
+// br0; the server, 192.0.2.1, on d0; the router's own is 192.0.2.2 on r0, and 198.51.100.1 on r1.
+func inNetwork(t *testing.T, f func(*testing.T, sites)) {
+	if names := strings.Fields(os.Getenv("PXE_NETWORK_TEST")); len(names) == 4 {
+		f(t, sites{names[0], names[1], names[2], names[3]})
 		return
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	for _, tool := range []string{"ip", "dnsmasq"} {
+	for _, tool := range []string{"ip", "dnsmasq", "busybox"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
+			t.Fatalf("%s is not installed: run make setup", tool)
 		}
 	}
 	name := func(s string) string { return fmt.Sprintf("bp-pxe-%d-%s", os.Getpid(), s) }
@@ -46,28 +55,38 @@ func TestInNetwork(t *testing.T) {
 			t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
 		}
 	}
-	service := name("s")
-	for _, n := range []string{"s", "c", "d"} {
+	for _, n := range []string{"s", "c", "d", "r", "f"} {
 		ip("netns", "add", name(n))
 		t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", name(n)).Run() })
 		ip("-n", name(n), "link", "set", "lo", "up")
 	}
+	service, router, far := name("s"), name("r"), name("f")
 	ip("-n", service, "link", "add", "br0", "type", "bridge", "forward_delay", "0")
 	ip("-n", service, "address", "add", "192.0.2.10/24", "dev", "br0")
 	ip("-n", service, "link", "set", "br0", "up")
-	for n, addr := range map[string]string{"c": "192.0.2.50/24", "d": "192.0.2.1/24"} {
+	for n, addr := range map[string]string{"c": "192.0.2.50/24", "d": "192.0.2.1/24", "r": "192.0.2.2/24"} {
 		ip("-n", service, "link", "add", n+"1", "type", "veth", "peer", "name", n+"0", "netns", name(n))
 		ip("-n", service, "link", "set", n+"1", "master", "br0", "up")
 		ip("-n", name(n), "address", "add", addr, "dev", n+"0")
 		ip("-n", name(n), "link", "set", n+"0", "up")
 	}
+	ip("-n", router, "link", "add", "r1", "type", "veth", "peer", "name", "c0", "netns", far)
+	ip("-n", router, "address", "add", "198.51.100.1/24", "dev", "r1")
+	ip("-n", router, "link", "set", "r1", "up")
+	ip("-n", far, "address", "add", "198.51.100.50/24", "dev", "c0")
+	ip("-n", far, "link", "set", "c0", "address", string(known), "up")
+	ip("-n", far, "route", "add", "default", "via", "198.51.100.1")
+	ip("netns", "exec", router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	for _, n := range []string{service, name("d")} {
+		ip("-n", n, "route", "add", "198.51.100.0/24", "via", "192.0.2.2")
+	}
 	ip("-n", name("c"), "link", "set", "c0", "address", string(known))
 	ip("-n", name("d"), "address", "add", "192.0.2.104/24", "dev", "d0") // somebody in the middle of our pool
-	cmd := exec.Command("ip", "netns", "exec", service, os.Args[0], "-test.run=^TestInNetwork$", "-test.v", "-test.timeout=120s")
+	cmd := exec.Command("ip", "netns", "exec", service, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=300s")
 	if *update {
 		cmd.Args = append(cmd.Args, "-update")
 	}
-	cmd.Env = append(os.Environ(), "PXE_NETWORK_TEST="+name("c")+" "+name("d"))
+	cmd.Env = append(os.Environ(), "PXE_NETWORK_TEST="+strings.Join([]string{name("c"), name("d"), router, far}, " "))
 	out, err := cmd.CombinedOutput()
 	if err != nil || testing.Verbose() {
 		t.Logf("%s", out)
@@ -183,22 +202,44 @@ func (l *listener) wait(t *testing.T, server string, n byte) received {
 	}
 }
 
+// untilAnswer asks until server answers: it may take a moment to be there.
+func (l *listener) untilAnswer(t *testing.T, server string) {
+	t.Helper()
+	for n := byte(200); n < 240; n++ {
+		l.send(t, everyone, client(t, third, dhcpv4.MessageTypeDiscover, xid(n), dhcpv4.WithBroadcast(true)))
+		deadline := time.After(time.Second)
+		for waiting := true; waiting; {
+			if len(l.all(server, n)) > 0 {
+				return
+			}
+			select {
+			case <-l.more:
+			case <-deadline:
+				waiting = false
+			}
+		}
+	}
+	t.Fatalf("%s does not answer", server)
+}
+
 const (
 	us       = "192.0.2.10"
 	everyone = "255.255.255.255:67"
 )
 
 // run starts a service on br0 and returns when it is ready, or its error.
-func run(t *testing.T, mode provisioning.PXEMode, p *fakePolicy, store *fakeLeases) (stop func() error, log *lockedBuffer, err error) {
+func run(t *testing.T, mode provisioning.PXEMode, p *fakePolicy, store *fakeLeases, mods ...func(*Config, *Deps)) (stop func() error, log *lockedBuffer, err error) {
 	t.Helper()
 	log = &lockedBuffer{}
-	s, err := New(Config{
+	cfg := Config{
 		Interfaces: []Interface{{"br0", netip.MustParsePrefix("192.0.2.10/24")}}, Mode: mode, ProbeWait: 2 * time.Second,
 		Pool: &provisioning.DHCPPool{RangeStart: "192.0.2.100", RangeEnd: "192.0.2.109", Router: "192.0.2.1"},
-	}, Deps{
-		Policy: p, Boots: fakeBoots{}, Files: bootFiles(), Leases: store,
-		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	}
+	deps := Deps{Policy: p, Boots: fakeBoots{}, Files: bootFiles(), Leases: store, Log: testLog(log)}
+	for _, m := range mods {
+		m(&cfg, &deps)
+	}
+	s, err := New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,17 +276,9 @@ func await(t *testing.T, p *fakePolicy, mac provisioning.MAC) {
 	}
 }
 
-func testInNetwork(t *testing.T) {
-	names := strings.Fields(os.Getenv("PXE_NETWORK_TEST"))
-	cns, dns := names[0], names[1]
-	dnsmasq := exec.Command("ip", "netns", "exec", dns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
-		"--interface=d0", "--bind-interfaces", "--dhcp-range=192.0.2.150,192.0.2.199,2m", "--no-ping", "--leasefile-ro", "--log-facility=-", "--pid-file=")
-	dnsmasq.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if err := dnsmasq.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stopDNSMasq := sync.OnceFunc(func() { _ = dnsmasq.Process.Kill(); _ = dnsmasq.Wait() })
-	t.Cleanup(stopDNSMasq)
+func testInNetwork(t *testing.T, n sites) {
+	cns := n.client
+	stopDNSMasq := startDNSMasq(t, n.server)
 
 	t.Run("proxy", func(t *testing.T) { testProxy(t, cns) })
 	t.Run("refuse", func(t *testing.T) {
@@ -279,25 +312,7 @@ func testProxy(t *testing.T, cns string) {
 	}
 	c, c4011 := listenAs(t, cns, 68), listenAs(t, cns, 4011)
 
-	// dnsmasq may take a moment to be there: ask until it answers.
-	for n := byte(200); len(c.all("192.0.2.1", n)) == 0; n++ {
-		c.send(t, everyone, client(t, third, discover, xid(n), dhcpv4.WithBroadcast(true)))
-		deadline := time.After(time.Second)
-		for waiting := true; waiting && len(c.all("192.0.2.1", n)) == 0; {
-			select {
-			case <-c.more:
-			case <-deadline:
-				waiting = false
-			}
-		}
-		if n == 220 {
-			t.Fatal("dnsmasq does not answer")
-		}
-		if len(c.all("192.0.2.1", n)) > 0 {
-			break
-		}
-	}
-
+	c.untilAnswer(t, "192.0.2.1")
 	c.send(t, everyone, client(t, known, discover, ovmf(7), xid(1)))
 	offer := c.wait(t, us, 1)
 	golden(t, "network-ovmf", text(offer.p))
