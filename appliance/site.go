@@ -44,6 +44,7 @@ type site struct {
 	central  *centralclient.Branch
 	db       *store.Store
 	content  *content.Store
+	mender   *content.Mender
 	// room says why so many bytes of content may not be kept now: nil if they may.
 	room func(bytes int64) error
 
@@ -93,6 +94,7 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 		return err
 	}
 	s.branch = br
+	s.mender = content.NewMender(packages, s.upstream())
 	if err := a.keepTLS(br); err != nil {
 		return err
 	}
@@ -105,6 +107,9 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	} {
 		wg.Go(func() { supervise(ctx, a.Log, a.screen, topic, role) })
 	}
+	wg.Go(func() {
+		_ = guarded(ctx, a.Log, "looking for damaged content", func(ctx context.Context) error { return s.mender.Scrub(ctx, rand.Reader) })
+	})
 	wg.Wait()
 	return ctx.Err()
 }
@@ -270,7 +275,7 @@ func noServing() screen.Item {
 // serveAgents serves the agents' interface and their content on every serving interface.
 func (s *site) serveAgents(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.Handle("/content/v1/", content.NewReadHandler(s.content, s.branch.AuthorizeContent, content.NewMender(s.content, s.upstream())))
+	mux.Handle("/content/v1/", content.NewReadHandler(s.content, s.branch.AuthorizeContent, s.mender))
 	mux.Handle("/", s.branch.Handler())
 	return s.links.onServing(ctx, nil, func() { s.screen.Set(topicAgents, noServing()) }, func(ctx context.Context, serving []pxe.Interface) error {
 		return s.serveAgentsOn(ctx, mux, serving)

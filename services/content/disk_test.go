@@ -92,7 +92,7 @@ func loop(t *testing.T, path string) string {
 	return dev
 }
 
-func openDisk(t *testing.T, path string) *client.Disk {
+func openDisk(t testing.TB, path string) *client.Disk {
 	t.Helper()
 	d, err := client.OpenDisk(path)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 // run runs a real tool. What is missing is named, and ends the test as skipped.
-func run(t *testing.T, stdin string, argv ...string) {
+func run(t testing.TB, stdin string, argv ...string) {
 	t.Helper()
 	for _, dir := range []string{"/usr/sbin", "/sbin"} {
 		if !strings.Contains(os.Getenv("PATH"), dir) {
@@ -55,7 +55,7 @@ func text(seed uint64, n int) []byte {
 	return b.Bytes()[:n]
 }
 
-func write(t *testing.T, path string, b []byte) string {
+func write(t testing.TB, path string, b []byte) string {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func diskImage(t *testing.T) string {
 // quiet is a log that nobody reads.
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
-func newStore(t *testing.T) (*content.Store, string) {
+func newStore(t testing.TB) (*content.Store, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "store")
 	s, err := content.Open(dir, quiet)
@@ -110,7 +110,7 @@ func newStore(t *testing.T) (*content.Store, string) {
 }
 
 // add adds a source that must be good.
-func add(t *testing.T, s content.Uploads, name, path string) client.Added {
+func add(t testing.TB, s content.Uploads, name, path string) client.Added {
 	t.Helper()
 	a, err := content.Add(t.Context(), s, name, path, nil)
 	if err != nil {

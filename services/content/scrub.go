@@ -1,0 +1,104 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"branchpoint/services/content/caibx"
+)
+
+const (
+	// scrubRate is how many bytes a second are looked at while nobody asks for them: a tenth of what a slow disk gives.
+	scrubRate = 8 << 20
+	// scrubEvery is how long after one look at everything the next begins.
+	scrubEvery = 7 * 24 * time.Hour
+	// scrubPrefixes is how many directories chunks are kept in, by the first 16 bits of their names.
+	scrubPrefixes = 1 << 16
+)
+
+// Scrub looks at every chunk in the store once a week, slowly, so that damage is found while upstream can still be reached
+// and not when a computer needs the chunk, and gets anew what is damaged. Where it begins random decides, so that stores
+// that are opened often are looked at everywhere. It ends with ctx, whose cause is its error.
+func (m *Mender) Scrub(ctx context.Context, random io.Reader) error {
+	for {
+		var from [2]byte
+		if _, err := io.ReadFull(random, from[:]); err != nil {
+			return fmt.Errorf("choose where to begin: %w", err)
+		}
+		if err := m.scrub(ctx, int(from[0])<<8|int(from[1]), scrubRate); err != nil {
+			return err
+		}
+		if err := wait(ctx, scrubEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// scrub looks at everything once, at most at rate bytes a second on the average.
+func (m *Mender) scrub(ctx context.Context, from int, rate int64) error {
+	for i := range scrubPrefixes {
+		dir := m.s.path("chunks", hex16((from+i)%scrubPrefixes))
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			m.s.log.Error("the content store is not looked through for damage to its end", "directory", dir, "error", err)
+			return nil
+		}
+		var bytes int64
+		for _, e := range entries {
+			bytes += m.scrubChunk(ctx, e.Name())
+		}
+		if err := wait(ctx, time.Duration(float64(bytes)/float64(rate)*float64(time.Second))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scrubChunk looks at one chunk's file and returns how many bytes it read.
+func (m *Mender) scrubChunk(ctx context.Context, file string) int64 {
+	const length = 2 * len(caibx.ID{})
+	if len(file) < length {
+		return 0
+	}
+	id, err := caibx.ParseID(file[:length])
+	if err != nil {
+		return 0
+	}
+	room := chunkFiles.Get().(*chunkFile)
+	defer chunkFiles.Put(room)
+	b, err := m.s.StoredChunk(id, room.chunk())
+	if damaged(err) {
+		_, _ = m.chunk(ctx, id, err) // which notes what comes of it
+	}
+	forget(m.s.chunkPath(id)) // others need the memory more
+	m.s.metrics.bytesScrubbed.Add(float64(len(b)))
+	return int64(len(b))
+}
+
+// hex16 writes a number below scrubPrefixes as the directory of chunks is called.
+func hex16(n int) string {
+	id := caibx.ID{byte(n >> 8), byte(n)}
+	return id.String()[:4]
+}
+
+// wait waits, unless ctx ends first.
+func wait(ctx context.Context, d time.Duration) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
