@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"branchpoint/provisioning"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Store keeps what must survive a restart. Every method is one transaction; services/store implements it.
@@ -76,6 +78,10 @@ type Config struct {
 	Now   func() time.Time
 	// Rand is the source of keys and secrets, crypto/rand.Reader.
 	Rand io.Reader
+	// Metrics is where central's metrics are registered; nil is nowhere. MetricsHandler answers administrators at /metrics;
+	// nil is nothing there.
+	Metrics        prometheus.Registerer
+	MetricsHandler http.Handler
 }
 
 // Central is the central site. Its methods may be called from many goroutines.
@@ -87,6 +93,7 @@ type Central struct {
 	// admin is the sum of the administrator's token.
 	admin   provisioning.SHA256
 	decoded decodedDocuments
+	metrics *metrics
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when snapshots may have changed
@@ -103,7 +110,10 @@ func Open(ctx context.Context, cfg Config) (*Central, error) {
 	if cfg.Content == nil {
 		cfg.Content = noContent{}
 	}
-	c := &Central{cfg: cfg, changed: make(chan struct{}), stop: make(chan struct{})}
+	c := &Central{cfg: cfg, metrics: newMetrics(), changed: make(chan struct{}), stop: make(chan struct{})}
+	if err := c.metrics.register(cfg.Metrics); err != nil {
+		return nil, err
+	}
 	if err := c.loadIdentity(ctx); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,9 @@ import (
 	"branchpoint/services/central"
 	"branchpoint/services/central/client"
 	"branchpoint/services/store"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // clock is a clock that tests set. It begins at the real time, since crypto/tls looks at certificates by it.
@@ -95,6 +98,7 @@ type site struct {
 	address string
 	clock   *clock
 	content *packages
+	metrics *prometheus.Registry
 	admin   *client.Admin
 	token   string
 	store   *store.Store
@@ -104,7 +108,7 @@ type site struct {
 // start starts a central in dir.
 func start(t *testing.T, dir string) *site {
 	t.Helper()
-	s := &site{t: t, dir: dir, clock: &clock{now: time.Now()}, content: &packages{}}
+	s := &site{t: t, dir: dir, clock: &clock{now: time.Now()}, content: &packages{}, metrics: prometheus.NewPedanticRegistry()}
 	key, err := central.LoadKey(filepath.Join(dir, "key"), true, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +122,7 @@ func start(t *testing.T, dir string) *site {
 	s.Central, err = central.Open(t.Context(), central.Config{
 		Store: s.store, Content: s.content, Key: key, Log: slog.New(slog.DiscardHandler), Now: s.clock.Now, Rand: rand.Reader,
 		ContentRead: text("read "), ContentAdmin: text("admin "),
+		Metrics: s.metrics, MetricsHandler: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
 	})
 	if err != nil {
 		t.Fatal(err)

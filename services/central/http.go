@@ -53,7 +53,11 @@ func (c *Central) Handler() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, r, provisioning.Errorf(provisioning.CodeNotFound, "", "there is nothing at %s %.128s", r.Method, r.URL.Path))
 	})
-	return mux
+	mux.HandleFunc("GET /healthz", c.handleHealth)
+	if h := c.cfg.MetricsHandler; h != nil {
+		mux.Handle("GET /metrics", c.adminOnly(h.ServeHTTP))
+	}
+	return c.metrics.count(mux)
 }
 
 // adminOnly lets requests with the administrator's token through.
@@ -177,7 +181,10 @@ func (c *Central) handleEnrol(w http.ResponseWriter, r *http.Request) {
 	}
 	out, err := c.Enrol(r.Context(), in)
 	if err != nil {
+		c.metrics.enrolments.WithLabelValues(resultRefused).Inc()
 		c.cfg.Log.Warn("refused an enrolment", "from", r.RemoteAddr, "error", err)
+	} else {
+		c.metrics.enrolments.WithLabelValues(resultAccepted).Inc()
 	}
 	c.answer(w, r, out, err)
 }
@@ -199,6 +206,9 @@ func (c *Central) handleSnapshot(w http.ResponseWriter, r *http.Request, site st
 		changed := c.changes() // before looking: what changes afterwards is seen
 		s, err := c.newer(r.Context(), site, epoch, number)
 		if err != nil || s != nil {
+			if err == nil {
+				c.metrics.sent.Inc()
+			}
 			c.answer(w, r, s, err)
 			return
 		}
@@ -237,6 +247,10 @@ func (c *Central) handleReport(w http.ResponseWriter, r *http.Request, site stri
 		}
 	}
 	added, err := c.cfg.Store.AppendStatus(r.Context(), c.cfg.Now(), in.Messages)
+	if err == nil {
+		c.metrics.status.WithLabelValues(resultStored).Add(float64(added))
+		c.metrics.status.WithLabelValues(resultDuplicate).Add(float64(len(in.Messages) - added))
+	}
 	if err == nil && added > 0 {
 		c.cfg.Log.Debug("status", "site", site, "messages", len(in.Messages), "new", added)
 	}
@@ -268,12 +282,18 @@ func (c *Central) answer(w http.ResponseWriter, r *http.Request, v any, err erro
 		c.fail(w, r, err)
 		return
 	}
+	c.answerStatus(w, r, http.StatusOK, v)
+}
+
+// answerStatus sends v with an HTTP status.
+func (c *Central) answerStatus(w http.ResponseWriter, r *http.Request, status int, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		c.fail(w, r, provisioning.Errorf(provisioning.CodeInternal, "", "encode answer: %w", err))
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
 	_, _ = w.Write(b) // who asked is gone; there is nobody to tell
 }
 

@@ -12,12 +12,16 @@ import (
 // Publish brings every site's snapshot up to date with the configuration and the content, and wakes those who wait for
 // one. A site whose snapshot would say the same keeps it, with its number. It is to be called when content changes.
 func (c *Central) Publish(ctx context.Context) error {
+	published := 0
 	err := c.cfg.Store.PublishSnapshots(ctx, func(docs []provisioning.Document, present map[string]provisioning.SiteSnapshot) ([]provisioning.SiteSnapshot, error) {
-		return c.next(ctx, docs, present)
+		next, err := c.next(ctx, docs, present)
+		published = len(next)
+		return next, err
 	})
 	if err != nil {
 		return fmt.Errorf("publish snapshots: %w", err)
 	}
+	c.metrics.published.Add(float64(published))
 	c.wake()
 	return nil
 }

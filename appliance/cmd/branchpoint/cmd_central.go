@@ -19,6 +19,9 @@ import (
 	"branchpoint/services/store"
 
 	"github.com/google/renameio/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
@@ -91,7 +94,9 @@ func (a *app) serveCentral(ctx context.Context, o centralOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	db, err := store.Open(ctx, database)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	db, err := store.Open(ctx, database, store.Metrics(registry))
 	if err != nil {
 		return err
 	}
@@ -99,7 +104,7 @@ func (a *app) serveCentral(ctx context.Context, o centralOptions) (err error) {
 	if host, err := os.Hostname(); err == nil {
 		o.names = append(o.names, host)
 	}
-	chunks, err := content.Open(filepath.Join(o.data, centralContentDir), log)
+	chunks, err := content.Open(filepath.Join(o.data, centralContentDir), log, content.Metrics(registry))
 	if err != nil {
 		return err
 	}
@@ -107,6 +112,7 @@ func (a *app) serveCentral(ctx context.Context, o centralOptions) (err error) {
 	var c *central.Central
 	c, err = central.Open(ctx, central.Config{
 		Store: db, Key: key, Names: o.names, Log: log, Now: a.now, Rand: rand.Reader, Content: centralContent{chunks},
+		Metrics: registry, MetricsHandler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
 		// Central itself has recognised the caller before it asks.
 		ContentRead:  content.NewReadHandler(chunks, func(*http.Request) error { return nil }, nil),
 		ContentAdmin: content.NewAdminHandler(chunks, publishes(ctx, &c, log)),
