@@ -252,7 +252,6 @@ func (s *site) syncSnapshot(ctx context.Context, upstream *contentclient.Client,
 		s.emit("content-installed", map[string]any{"package": ref.Package, "version": ref.Version, "bytes": ref.Size})
 	}
 	if len(failed) > 0 {
-		s.tellServing()
 		return errors.Join(failed...)
 	}
 	damage, _ := s.content.Damage()
