@@ -20,7 +20,7 @@ import (
 
 // daemon runs a program in a namespace until it is stopped, at the latest with the test; its log is shown where the test
 // fails. It runs as a copy, to which no rule of the computer's about the installed one applies (AppArmor).
-func daemon(t *testing.T, namespace, program string, env []string, args ...string) (stop func()) {
+func daemon(t testing.TB, namespace, program string, env []string, args ...string) (stop func()) {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {

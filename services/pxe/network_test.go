@@ -96,9 +96,16 @@ func inNetwork(t *testing.T, f func(*testing.T, sites)) {
 	}
 }
 
-// in runs f in a network namespace. Sockets that f opens stay there.
-func in(t *testing.T, namespace string, f func() error) {
+// in is inNamespace, for tests.
+func in(t testing.TB, namespace string, f func() error) {
 	t.Helper()
+	if err := inNamespace(namespace, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inNamespace runs f in a network namespace. Sockets that f opens stay there.
+func inNamespace(namespace string, f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -114,9 +121,7 @@ func in(t *testing.T, namespace string, f func() error) {
 			return f()
 		}()
 	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	return <-done
 }
 
 // listener is a client's UDP port: everything that comes in is kept.
