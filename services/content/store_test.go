@@ -209,3 +209,26 @@ func TestDamage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// FuzzManifest reads anything as a manifest: it is refused with a code, or is one that can be read again.
+func FuzzManifest(f *testing.F) {
+	m := provisioning.Manifest{Package: "p", Version: 1, Format: provisioning.FormatDiskImage, Files: []provisioning.ManifestFile{{
+		Path: "disk.img", Mode: 0o644, Size: 5, SHA256: provisioning.SumSHA256(nil), Index: provisioning.SumSHA256([]byte("x")),
+	}}}
+	f.Add(m.Encode())
+	f.Add([]byte(`{"package":"../x","version":-1,"files":[{"path":"/etc/passwd"}]}`))
+	f.Add([]byte(`{}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := provisioning.DecodeManifest(b, provisioning.SumSHA256(b))
+		if err != nil {
+			if code := provisioning.CodeOf(err); code != provisioning.CodeInvalid && code != provisioning.CodeCorrupt {
+				t.Errorf("%s: %v", code, err)
+			}
+			return
+		}
+		again := m.Encode()
+		if _, err := provisioning.DecodeManifest(again, provisioning.SumSHA256(again)); err != nil {
+			t.Errorf("it does not survive: %v", err)
+		}
+	})
+}
