@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,9 @@ type Disk struct {
 	size   int64
 	device bool
 	fast   bool
+
+	mu     sync.Mutex
+	behind extent // written, and left to the kernel
 }
 
 // ioctls of block devices (linux/fs.h).
@@ -111,7 +115,28 @@ func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > d.size || int64(len(p)) > d.size-off {
 		return 0, unix.ENOSPC
 	}
-	return d.f.WriteAt(p, off)
+	n, err := d.f.WriteAt(p, off)
+	d.begun(off, int64(n))
+	return n, err
+}
+
+// writeBehind is how many bytes that follow each other are written before the kernel is told to bring them onto the medium
+// already. By itself it waits until much of the memory is full of them, while the disk has nothing to do.
+const writeBehind = 16 << 20
+
+// begun notes what has been written.
+func (d *Disk) begun(off, n int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if off != d.behind.to {
+		d.behind = extent{off, off}
+	}
+	if d.behind.to += n; d.behind.to-d.behind.from < writeBehind {
+		return
+	}
+	// It waits for nothing, and only makes things faster: Flush is what counts, and returns what goes wrong.
+	_ = unix.SyncFileRange(int(d.f.Fd()), d.behind.from, d.behind.to-d.behind.from, unix.SYNC_FILE_RANGE_WRITE)
+	d.behind.from = d.behind.to
 }
 
 // Size returns the disk's size in bytes.
