@@ -36,6 +36,8 @@ var scenarios = []struct {
 	{"wan-cut", true, wanCut},
 	{"power-cut", true, powerCut},
 	{"nic-models", false, nicModels},
+	{"deploy-relay", false, deployRelay},
+	{"deploy-httpboot", false, deployHTTPBoot},
 }
 
 func TestScenario(t *testing.T) {

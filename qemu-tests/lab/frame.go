@@ -42,3 +42,24 @@ func internetChecksum(b []byte) uint16 {
 	}
 	return ^uint16(sum)
 }
+
+// SYNFrame makes an Ethernet frame with a TCP segment over IPv4 that begins a connection, with the given sequence number and
+// no options. As with [UDPFrame] the addresses may be anybody's.
+func SYNFrame(src, dst net.HardwareAddr, from, to netip.AddrPort, sequence uint32) []byte {
+	const tcp = 20
+	b := UDPFrame(src, dst, from, to, make([]byte, tcp-8))
+	ip, segment := b[14:34], b[34:]
+	clear(segment)
+	ip[9] = ProtocolTCP
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], internetChecksum(ip))
+	binary.BigEndian.PutUint16(segment[0:], from.Port())
+	binary.BigEndian.PutUint16(segment[2:], to.Port())
+	binary.BigEndian.PutUint32(segment[4:], sequence)
+	segment[12], segment[13] = tcp/4<<4, 2 // length of the header, SYN
+	binary.BigEndian.PutUint16(segment[14:], 64240)
+	// The checksum is over a pseudo-header, too: addresses, protocol, length (RFC 9293 section 3.1).
+	pseudo := append(append(append([]byte(nil), ip[12:20]...), 0, ProtocolTCP, 0, tcp), segment...)
+	binary.BigEndian.PutUint16(segment[16:], internetChecksum(pseudo))
+	return b
+}

@@ -81,6 +81,37 @@ func TestUDPFrame(t *testing.T) {
 	}
 }
 
+// TestSYNFrame begins a connection by a frame, which a real kernel answers.
+func TestSYNFrame(t *testing.T) {
+	l := New(t)
+	lan := l.Switch("lan")
+	host := l.Namespace("host", lan, "10.9.0.1/24")
+	var ln net.Listener
+	var err error
+	host.Do(func() { ln, err = net.Listen("tcp4", "10.9.0.1:0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	me, from, to := net.HardwareAddr{2, 0, 0, 0, 0, 1}, netip.MustParseAddrPort("10.9.0.7:1234"), netip.MustParseAddrPort(ln.Addr().String())
+	port := lan.Attach("me")
+	if err := port.Send(SYNFrame(me, host.MAC(), from, to, 1)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for {
+		// Before the answer it asks by ARP where that should go.
+		f, err := port.Receive(ctx)
+		if err != nil {
+			t.Fatalf("the kernel does not answer: %v", err)
+		}
+		if p, _ := Decode(f); p.EtherType == EtherTypeARP && bytes.Equal(p.Payload[24:28], from.Addr().AsSlice()) {
+			return
+		}
+	}
+}
+
 // TestUncaptured sends from a port that is not captured, between two that are.
 func TestUncaptured(t *testing.T) {
 	l := New(t)
