@@ -250,27 +250,31 @@ func testRelayedProxy(t *testing.T, n sites) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("service:\n%s", log)
+		}
+	})
 	c := listenAs(t, n.far, 68)
 	c.untilAnswer(t, "198.51.100.1")
 	for i, m := range []mod{ovmf(7), httpBoot} {
 		x := byte(i + 1)
-		c.send(t, everyone, client(t, known, dhcpv4.MessageTypeDiscover, m, xid(x)))
-		ours := c.waitFor(t, x, func(q *dhcpv4.DHCPv4) bool { return q.BootFileName != "" })
+		discover := client(t, known, dhcpv4.MessageTypeDiscover, m, xid(x))
+		ours := c.ask(t, everyone, discover, func(q *dhcpv4.DHCPv4) bool { return q.BootFileName != "" })
 		if ours.YourIPAddr.String() != "0.0.0.0" || ours.ServerIPAddr.String() != us || ours.ServerIdentifier().String() != us {
 			t.Errorf("our offer: %s", text(ours))
 		}
-		c.waitFor(t, x, func(q *dhcpv4.DHCPv4) bool { return strings.HasPrefix(q.YourIPAddr.String(), "198.51.100.1") })
+		c.ask(t, everyone, discover, func(q *dhcpv4.DHCPv4) bool { return strings.HasPrefix(q.YourIPAddr.String(), "198.51.100.1") })
 	}
 	c4011 := listenAs(t, n.far, 4011)
-	c4011.send(t, us+":4011", client(t, known, dhcpv4.MessageTypeRequest, ovmf(7), xid(3), ciaddr("198.51.100.50")))
-	if ack := c4011.wait(t, us, 3).p; ack.MessageType() != dhcpv4.MessageTypeAck || ack.BootFileName != FileShim {
+	anything := func(*dhcpv4.DHCPv4) bool { return true }
+	if ack := c4011.ask(t, us+":4011", client(t, known, dhcpv4.MessageTypeRequest, ovmf(7), xid(3), ciaddr("198.51.100.50")), anything); ack.MessageType() != dhcpv4.MessageTypeAck || ack.BootFileName != FileShim {
 		t.Errorf("boot server across the router: %s", text(ack))
 	}
 	// Unknown machines get nothing, then a known one something.
 	c.send(t, everyone, client(t, unknown, dhcpv4.MessageTypeDiscover, ovmf(7), xid(4)))
 	await(t, p, unknown)
-	c.send(t, everyone, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), xid(5)))
-	c.waitFor(t, 5, func(q *dhcpv4.DHCPv4) bool { return q.BootFileName != "" })
+	c.ask(t, everyone, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), xid(5)), func(q *dhcpv4.DHCPv4) bool { return q.BootFileName != "" })
 	for _, r := range c.all("198.51.100.1", 4) {
 		if r.p.ServerIdentifier().String() == us {
 			t.Errorf("the unknown machine is answered: %s", text(r.p))
@@ -298,8 +302,7 @@ func testRelayedServer(t *testing.T, n sites) {
 		t.Errorf("the operating system gets %s from %s\n%s", addr, server, log)
 	}
 	c = listenAs(t, n.far, 68)
-	c.send(t, everyone, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), xid(1)))
-	offer := c.waitFor(t, 1, func(*dhcpv4.DHCPv4) bool { return true })
+	offer := c.ask(t, everyone, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), xid(1)), func(*dhcpv4.DHCPv4) bool { return true })
 	if offer.YourIPAddr.String() != addr || offer.BootFileName != FileShim || offer.Router()[0].String() != "198.51.100.1" {
 		t.Errorf("boot ROM: %s", text(offer))
 	}
@@ -308,8 +311,8 @@ func testRelayedServer(t *testing.T, n sites) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	defer func() { _ = exec.Command("ip", "-n", n.far, "address", "del", addr+"/24", "dev", "c0").Run() }()
-	c.send(t, us+":67", client(t, known, dhcpv4.MessageTypeRequest, xid(2), ciaddr(addr)))
-	if ack := c.wait(t, us, 2).p; ack.MessageType() != dhcpv4.MessageTypeAck || ack.YourIPAddr.String() != addr {
+	anything := func(*dhcpv4.DHCPv4) bool { return true }
+	if ack := c.ask(t, us+":67", client(t, known, dhcpv4.MessageTypeRequest, xid(2), ciaddr(addr)), anything); ack.MessageType() != dhcpv4.MessageTypeAck || ack.YourIPAddr.String() != addr {
 		t.Errorf("renewal: %s", text(ack))
 	}
 	// The same request heard on our own segment comes from a machine that has been moved: its address is wrong here.
@@ -328,22 +331,27 @@ func testRelayedServer(t *testing.T, n sites) {
 	}
 }
 
-// waitFor waits for an answer to transaction n that ok likes, from whoever passes it on.
-func (l *listener) waitFor(t *testing.T, n byte, ok func(*dhcpv4.DHCPv4) bool) *dhcpv4.DHCPv4 {
+// ask sends p, and again every three seconds as firmware does, until there is an answer to it that ok likes, from whoever
+// passes it on.
+func (l *listener) ask(t *testing.T, to string, p *dhcpv4.DHCPv4, ok func(*dhcpv4.DHCPv4) bool) *dhcpv4.DHCPv4 {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
-	for {
-		for _, server := range []string{us, "192.0.2.1", "198.51.100.1"} {
-			for _, r := range l.all(server, n) {
-				if ok(r.p) {
-					return r.p
+	for deadline := time.Now().Add(45 * time.Second); time.Now().Before(deadline); {
+		l.send(t, to, p)
+		for again := time.After(3 * time.Second); again != nil; {
+			for _, server := range []string{us, "192.0.2.1", "198.51.100.1"} {
+				for _, r := range l.all(server, p.TransactionID[3]) {
+					if ok(r.p) {
+						return r.p
+					}
 				}
 			}
-		}
-		select {
-		case <-l.more:
-		case <-deadline:
-			t.Fatalf("no such answer to transaction %d; got %v", n, l.got)
+			select {
+			case <-l.more:
+			case <-again:
+				again = nil
+			}
 		}
 	}
+	t.Fatalf("no such answer to transaction %d; got %v", p.TransactionID[3], l.got)
+	return nil
 }

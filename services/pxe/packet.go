@@ -229,6 +229,7 @@ func (s *Service) send(ctx context.Context, in arrival, b []byte, to netip.AddrP
 		return
 	}
 	s.metrics.answer(in.port.service(), kind)
+	s.deps.Log.Debug("DHCP answer sent", "interface", in.iface.Name, "to", to, "kind", kind)
 }
 
 // bootFor decides about a boot ROM, once for each exchange, and logs the decision. False is silence.

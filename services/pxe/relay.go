@@ -81,6 +81,7 @@ func (s *Service) reply(ctx context.Context, in arrival, r *request, reply *dhcp
 	s.mu.Unlock()
 	if !mine {
 		s.metrics.drop(serviceDHCP, dropOtherWay)
+		s.deps.Log.Debug("DHCP client is answered by another way", "interface", in.iface.Name, "mac", r.mac, "relay", relayText(r.relay))
 		return
 	}
 	s.send(ctx, in, reply.ToBytes(), replyAddress(reply, r, s.cfg.Ports), strings.ToLower(reply.MessageType().String()))
