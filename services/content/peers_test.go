@@ -9,10 +9,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"io/fs"
 	"math/big"
@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -187,10 +188,8 @@ func benchTree(b *testing.B, dir string) string {
 		if err != nil || !d.Type().IsRegular() || left <= 0 {
 			return err
 		}
-		h := fnv.New32a()
-		_, _ = h.Write([]byte(path))
 		info, err := d.Info()
-		if err != nil || h.Sum32()%4 != 0 || info.Size() > left {
+		if err != nil || !drawn(path, 4) || info.Size() > left {
 			return err
 		}
 		left -= info.Size()
@@ -207,6 +206,12 @@ func benchTree(b *testing.B, dir string) string {
 		b.Fatalf("/usr has not enough files for an image of %d bytes: %d are missing", benchUsed, left)
 	}
 	return tree
+}
+
+// drawn says yes to one name in n, to the same ones each time.
+func drawn(name string, n uint32) bool {
+	sum := sha256.Sum256([]byte(name))
+	return binary.LittleEndian.Uint32(sum[:])%n == 0
 }
 
 func copyFile(from, to string) error {
@@ -230,9 +235,7 @@ func changeTree(b *testing.B, tree string) {
 		if err != nil || !d.Type().IsRegular() || changed >= 40<<20 {
 			return err
 		}
-		h := fnv.New32a()
-		_, _ = h.Write([]byte("changed" + path))
-		if h.Sum32()%24 != 0 {
+		if !drawn("changed"+strings.TrimPrefix(path, tree), 24) {
 			return nil
 		}
 		old, err := os.ReadFile(path)
