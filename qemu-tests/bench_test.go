@@ -86,8 +86,13 @@ type installer struct {
 	office *lab.Switch
 	// byTFTP and byHTTP are the computers that did not run yet, by what GRUB fetches kernel and RAM file system by.
 	byTFTP, byHTTP []*lab.Machine
-	// asked is when a computer asked for its preseed file.
-	asked chan time.Time
+	asked          chan request
+}
+
+// request is that a computer asked for its preseed file.
+type request struct {
+	mac string
+	at  time.Time
 }
 
 // peerAddr is the server's address, peerDir where its files are.
@@ -99,7 +104,7 @@ const (
 // newInstaller starts the server: a virtual machine like the appliance, so that both serve from the same (emulated) hardware.
 func newInstaller(tb testing.TB, l *lab.Lab) *installer {
 	tb.Helper()
-	p := &installer{office: l.Switch("installer"), asked: make(chan time.Time, 2*bootRuns)}
+	p := &installer{office: l.Switch("installer"), asked: make(chan request, 16)}
 	root := "(tftp," + peerAddr + ")"
 	var grub strings.Builder
 	for i := range bootRuns {
@@ -147,12 +152,12 @@ boot
 	})
 	server.Start()
 	server.WaitSerial(2*time.Minute, `TFTP root is `)
-	request := []byte("GET /preseed.cfg ")
+	get := []byte("GET /preseed.cfg ")
 	p.office.SetFilter(func(_ *lab.Port, k lab.Packet) bool {
-		if k.Protocol == lab.ProtocolTCP && k.DstPort == 80 && bytes.HasPrefix(k.Payload, request) {
+		if k.Protocol == lab.ProtocolTCP && k.DstPort == 80 && bytes.HasPrefix(k.Payload, get) {
 			select {
-			case p.asked <- time.Now():
-			default:
+			case p.asked <- request{k.Src.String(), time.Now()}:
+			default: // the same segments again and again
 			}
 		}
 		return true
@@ -227,13 +232,17 @@ func (p *installer) boot(pcs *[]*lab.Machine) func(context.Context) (float64, er
 		defer cancel()
 		started := time.Now()
 		pc.Start()
-		select {
-		case at := <-p.asked:
-			pc.PowerCut()
-			return at.Sub(started).Seconds(), nil
-		case <-ctx.Done():
-			pc.Screenshot("screen")
-			return 0, fmt.Errorf("%s did not ask for its preseed file within %v", pc.Name(), bootLimit)
+		for {
+			select {
+			case r := <-p.asked:
+				if r.mac == pc.MAC(0).String() { // and not one that the computer before sent twice
+					pc.PowerCut()
+					return r.at.Sub(started).Seconds(), nil
+				}
+			case <-ctx.Done():
+				pc.Screenshot("screen")
+				return 0, fmt.Errorf("%s did not ask for its preseed file within %v", pc.Name(), bootLimit)
+			}
 		}
 	}
 }
