@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"branchpoint/provisioning"
+	"branchpoint/provisioning/policy"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -231,5 +232,17 @@ func TestClientLimit(t *testing.T) {
 	}
 	if n := s.dropped(serviceDHCP, dropClientTooMany); n != 2*clientBurst-1 {
 		t.Errorf("%d packets dropped", n)
+	}
+}
+
+// TestSilentExchangesApart: machines that get nothing displace no exchange of one that boots.
+func TestSilentExchangesApart(t *testing.T) {
+	e := newExchanges(3)
+	e.put(provisioning.Machine{MAC: known}, dhcpv4.TransactionID{}, policyBoot, start)
+	for n := range 10 {
+		e.put(provisioning.Machine{MAC: provisioning.MAC(fmt.Sprint(n))}, dhcpv4.TransactionID{}, policy.Decision{Action: policy.Silent}, start)
+	}
+	if _, ok := e.recent(known, start); !ok || e.silent.order.Len() != 3 {
+		t.Errorf("the booting machine is kept: %t; %d silent ones are", ok, e.silent.order.Len())
 	}
 }
