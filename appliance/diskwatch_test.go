@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -268,5 +269,25 @@ func TestServeHTTPEndsWithItsContext(t *testing.T) {
 	cancel()
 	if err := next(t, ended, "the end"); !errors.Is(err, context.Canceled) || asked.Load() != 1 {
 		t.Errorf("%v, asked %d times", err, asked.Load())
+	}
+}
+
+// TestADiskThatIsPulledOutIsMissing has a disk fail just before it is gone.
+func TestADiskThatIsPulledOutIsMissing(t *testing.T) {
+	var looks atomic.Int32 // since something was told
+	var told []diskState
+	w := newDiskWatch()
+	w.now, w.sleep = time.Now, func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
+	w.probe = func(context.Context) error { return unix.EIO }
+	w.see = func() diskSight { return diskSight{Present: looks.Add(1) == 1} } // gone where it is looked at twice
+	w.tell = func(state diskState, _ string, _ diskSight) {
+		looks.Store(0)
+		told = append(told, state)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	w.run(ctx)
+	if len(told) == 0 || told[len(told)-1] != diskMissing || slices.Contains(told, diskFailing) {
+		t.Errorf("it was told to be %v", told)
 	}
 }
