@@ -8,6 +8,7 @@ qemu-system-x86 qemu-utils ovmf seabios ipxe-qemu swtpm
 xorriso mtools dosfstools e2fsprogs fdisk cpio kmod zstd xz-utils
 mmdebstrap debian-archive-keyring dpkg-dev gpgv
 dnsmasq-base nginx-light kea-dhcp4-server isc-dhcp-server isc-dhcp-relay iproute2 socat busybox xfsprogs btrfs-progs acl attr sqlite3
+tftp-hpa atftp tftpd-hpa curl
 '
 
 if ! command -v go >/dev/null 2>&1; then

@@ -112,7 +112,7 @@ func putHeader(b []byte, n int64) {
 func (t *tftpServer) packet(ctx context.Context, tid *net.UDPConn, b []byte, from netip.AddrPort) []byte {
 	p, st, transfer := t.table.packet(from, tid, b, t.deps.Now())
 	switch {
-	case p == nil: // RFC 1350 section 4
+	case p == nil && st.dropped == "": // RFC 1350 section 4
 		t.metrics.drop(serviceTFTP, "unknown-tid")
 		if isError(b) {
 			return nil

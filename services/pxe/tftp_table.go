@@ -12,7 +12,9 @@ const (
 	// tftpTransfers is how many transfers one interface serves at once; each has a goroutine, a socket and a buffer.
 	tftpTransfers = 256
 	// tftpWaiting is how many requests have been answered and wait for the client's first packet; each has about 1 kB.
-	tftpWaiting = 4096
+	tftpWaiting = 16384
+	// tftpEnded is how many transfers are remembered that are over.
+	tftpEnded = 1024
 	// tftpPerAddress is how many of both one address may have: firmware has one, besides those it gave up in silence.
 	tftpPerAddress = 8
 )
@@ -46,10 +48,16 @@ type transferTable struct {
 	byClient map[netip.AddrPort]*place
 	perAddr  map[netip.Addr]int
 	waiting  *list.List // of *place, the oldest in front
+	// ended are the ports of transfers that are over, the last tftpEnded ones: what comes late from their clients is no
+	// error, and one in answer would be taken for the transfer's.
+	ended   map[netip.AddrPort]*net.UDPConn
+	endings []netip.AddrPort
 }
 
 func newTransferTable() *transferTable {
-	return &transferTable{byClient: map[netip.AddrPort]*place{}, perAddr: map[netip.Addr]int{}, waiting: list.New()}
+	return &transferTable{
+		byClient: map[netip.AddrPort]*place{}, perAddr: map[netip.Addr]int{}, waiting: list.New(), ended: map[netip.AddrPort]*net.UDPConn{},
+	}
 }
 
 // admit gives p a place and starts its sender. A reason is why not; evicted had to go for it.
@@ -57,10 +65,12 @@ func (t *transferTable) admit(p *place, now time.Time) (evicted *place, reason s
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old, ok := t.byClient[p.client]; ok {
-		if old.waiting != nil && old.request == p.request {
-			return nil, "repeated" // our answer is on its way, or comes again by itself
+		// Our answer is on its way or comes again by itself, or it was the network that repeated the request. Later, the
+		// client has started anew: firmware counts its ports from the same number each time.
+		if old.request == p.request && (old.waiting != nil || now.Sub(old.sender.begun) < unprovenTime) {
+			return nil, "repeated"
 		}
-		t.drop(old) // firmware counts its ports from the same number after each start
+		t.drop(old)
 	}
 	switch {
 	case t.perAddr[p.client.Addr()] >= tftpPerAddress:
@@ -91,12 +101,15 @@ func (t *transferTable) oldest(a netip.Addr) *place {
 }
 
 // packet takes what came from a client to port tid before it has a transfer of its own. Where that is now to be started,
-// transfer is true and the place is the client's for good. A nil place: there is none for this client at this port.
+// transfer is true and the place is the client's for good. A nil place: there is none for this client at this port, and
+// where the step is empty, too, there has been none lately.
 func (t *transferTable) packet(client netip.AddrPort, tid *net.UDPConn, b []byte, now time.Time) (p *place, st step, transfer bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p = t.byClient[client]
 	switch {
+	case (p == nil || p.tid != tid) && t.ended[client] == tid:
+		return nil, step{dropped: "stale"}, false
 	case p == nil || p.tid != tid:
 		return nil, step{}, false
 	case p.waiting == nil: // it came while the transfer's own socket was being opened
@@ -106,6 +119,7 @@ func (t *transferTable) packet(client netip.AddrPort, tid *net.UDPConn, b []byte
 	}
 	st = p.sender.packet(b, now)
 	if st.end != "" {
+		t.unwait(p)
 		t.drop(p)
 		return p, st, false
 	}
@@ -157,9 +171,13 @@ func (t *transferTable) drop(p *place) {
 	if p.stop != nil {
 		p.stop()
 	}
+	answered := p.waiting == nil
 	t.unwait(p)
 	if t.byClient[p.client] != p {
 		return
+	}
+	if answered {
+		t.remember(p)
 	}
 	delete(t.byClient, p.client)
 	if a := p.client.Addr(); t.perAddr[a] > 1 {
@@ -167,6 +185,15 @@ func (t *transferTable) drop(p *place) {
 	} else {
 		delete(t.perAddr, a)
 	}
+}
+
+func (t *transferTable) remember(p *place) {
+	if len(t.endings) == tftpEnded {
+		delete(t.ended, t.endings[0])
+		t.endings = append(t.endings[:0], t.endings[1:]...)
+	}
+	t.ended[p.client] = p.tid
+	t.endings = append(t.endings, p.client)
 }
 
 func (t *transferTable) unwait(p *place) {

@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -60,10 +61,32 @@ func TestTransferTable(t *testing.T) {
 		t.Error("the second has lost its place")
 	}
 	second := table.byClient[first.client]
+	if p, _, transfer := table.packet(first.client, &net.UDPConn{}, ackPacket(1), start); p != nil || transfer {
+		t.Error("a packet to another port is taken for this transfer's")
+	}
 	table.proved(second)
 	table.proved(second)
-	if _, _, reason, _ := ask(table, "192.0.2.1:1000", "b"); reason != "" || len(table.byClient) != 1 {
-		t.Errorf("the same after it was acknowledged: %q", reason)
+	if _, _, reason, _ := ask(table, "192.0.2.1:1000", "b"); reason != "repeated" || table.byClient[first.client] != second {
+		t.Errorf("the same, doubled by the network, after it was acknowledged: %q", reason)
+	}
+	second.sender.begun = start.Add(-unprovenTime)
+	if _, _, reason, _ := ask(table, "192.0.2.1:1000", "b"); reason != "" || table.byClient[first.client] == second {
+		t.Errorf("the same from a client that has started anew: %q", reason)
+	}
+	if p, st, _ := table.packet(first.client, &net.UDPConn{}, ackPacket(9), start); p != nil || st.dropped != "" {
+		t.Errorf("a packet to a port that was never its: %v", st)
+	}
+	table.leave(table.byClient[first.client])
+	if _, st, _ := table.packet(first.client, nil, ackPacket(9), start); st.dropped != "stale" {
+		t.Errorf("a late packet of a transfer that is over: %+v", st)
+	}
+	for i := range 2 * tftpEnded {
+		p, _, _, _ := ask(table, fmt.Sprintf("10.9.%d.%d:69", i/256, i%256), "a")
+		table.proved(p)
+		table.leave(p)
+	}
+	if len(table.ended) != tftpEnded || len(table.endings) != tftpEnded {
+		t.Errorf("%d transfers that are over are remembered", len(table.ended))
 	}
 
 	// One address: the oldest that has acknowledged nothing goes; where all have, nobody comes in.
