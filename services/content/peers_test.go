@@ -233,25 +233,28 @@ func copyFile(from, to string) error {
 // changeTree does to a tree what updates do: files become others of nearly the same content and size, and some are new.
 func changeTree(b *testing.B, tree string) {
 	changed := int64(0)
-	err := filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() || changed >= 40<<20 {
-			return err
-		}
-		if draw("changed"+strings.TrimPrefix(path, tree), 24) != 0 {
-			return nil
-		}
-		old, err := os.ReadFile(path)
+	for share := range uint32(40) {
+		err := filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || changed >= 40<<20 || draw("changed"+strings.TrimPrefix(path, tree), 40) != share {
+				return err
+			}
+			info, err := d.Info()
+			if err != nil || info.Size() > 8<<20 {
+				return err
+			}
+			old, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			changed += int64(len(old))
+			for at := 0; at < len(old); at += 4096 { // an address here, a date there
+				old[at] ^= 0x55
+			}
+			return os.WriteFile(path, append(old, random(uint64(len(old)), 700)...), 0o644)
+		})
 		if err != nil {
-			return err
+			b.Fatal(err)
 		}
-		changed += int64(len(old))
-		for at := 0; at < len(old); at += 4096 { // an address here, a date there
-			old[at] ^= 0x55
-		}
-		return os.WriteFile(path, append(old, random(uint64(len(old)), 700)...), 0o644)
-	})
-	if err != nil {
-		b.Fatal(err)
 	}
 	for n := range uint64(20) {
 		write(b, filepath.Join(tree, "usr", "lib", "new", fmt.Sprint(n)), append(random(n, 256<<10), text(n, 256<<10)...))
