@@ -22,7 +22,9 @@ for p in $packages; do
 done
 # Left behind by an installation that was killed: see below.
 mark='# written by setup.sh of Branchpoint while it installs packages'
-if [ -z "$missing" ] && ! grep -qsxF "$mark" /usr/sbin/policy-rc.d; then exit 0; fi
+# atftpd cannot be installed beside tftpd-hpa, the other one it is measured with: its program alone is taken.
+atftpd=/usr/local/sbin/atftpd
+if [ -z "$missing" ] && [ -x "$atftpd" ] && ! grep -qsxF "$mark" /usr/sbin/policy-rc.d; then exit 0; fi
 
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
@@ -35,10 +37,10 @@ fi
 # /usr/share/doc/init-system-helpers/README.policy-rc.d.gz), and what the installation has enabled is disabled again, which
 # is what "systemctl disable" and "update-rc.d NAME disable" would do. What was on this computer before stays as it was.
 # shellcheck disable=SC2086
-$as_root sh -s -- "$mark" $missing <<'ROOT'
+$as_root sh -s -- "$mark" "$atftpd" $missing <<'ROOT'
 set -eu
-mark=$1
-shift
+mark=$1 atftpd=$2
+shift 2
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
 theirs=$policy.before-branchpoint
@@ -76,7 +78,12 @@ trap 'exit 1' HUP INT TERM
 if [ -e "$policy" ] && ! grep -qxF "$mark" "$policy"; then mv "$policy" "$theirs"; fi
 printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy"
 chmod 755 "$policy"
-[ $# -gt 0 ] || exit 0
+[ $# -gt 0 ] || [ ! -x "$atftpd" ] || exit 0
 apt-get update -qq </dev/null
-apt-get install -y -qq --no-install-recommends "$@" </dev/null >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+[ $# -eq 0 ] || apt-get install -y -qq --no-install-recommends "$@" </dev/null >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+if [ ! -x "$atftpd" ]; then
+	cd "$work"
+	apt-get download -qq atftpd </dev/null >"$work/log" 2>&1 && dpkg-deb -x atftpd_*.deb atftpd || { cat "$work/log" >&2; exit 1; }
+	install -m 755 atftpd/usr/sbin/atftpd "$atftpd"
+fi
 ROOT
