@@ -7,6 +7,8 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.9.2
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0
 FUZZTIME ?= 30s
 SCENARIO ?=
+CUTS ?= 200
+SEED ?= $(shell date +%Y%m%d)
 BENCH ?=
 # Making the deployed Debian and attaching real DHCP servers to the laboratory's switch need root.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
@@ -20,7 +22,7 @@ help:
 	@echo 'make image               build/branchpoint.img'
 	@echo 'make e2e SCENARIO=NAME   one scenario; make e2e-all: all of them'
 	@echo 'make bench               benchmarks beside peers, as a table and build/bench.json; BENCH=NAME: one of them'
-	@echo 'make soak                every scenario and a long fuzz run'
+	@echo 'make soak                every scenario, $(CUTS) power cuts, and a long fuzz run'
 	@echo 'make lint, make fuzz     linters; each fuzz target for FUZZTIME ($(FUZZTIME))'
 
 setup:
@@ -49,7 +51,7 @@ unit:
 	$(GO) test -p 2 -timeout 10m $$($(GO) list ./... | grep -v '/qemu-tests$$')
 
 scenarios: image os
-	$(SCENARIOS) -timeout 40m -run '^TestScenario$$' -args -scenarios=short
+	$(SCENARIOS) -timeout 50m -run '^(TestScenario|TestSoak)$$' -args -scenarios=short -cuts=3
 
 test: setup lint image os unit scenarios
 
@@ -85,7 +87,9 @@ fuzz:
 		for n in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
 			echo "fuzz $$n in $$(dirname $$f)"; $(GO) test -run '^$$' -fuzz "^$$n$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done
 
+# The moments of the power cuts are other ones each day; SEED repeats a run.
 soak: e2e-all
+	$(SCENARIOS) -timeout 360m -run '^TestSoak' -args -cuts=$(CUTS) -debian-cuts=10 -seed=$(SEED)
 	$(MAKE) fuzz FUZZTIME=5m
 
 clean:
