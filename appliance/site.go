@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -336,44 +335,6 @@ func (s *site) pxeRole(ctx context.Context, role *provisioning.PXERole) error {
 	if ctx.Err() == nil && work.Err() != nil {
 		return nil
 	}
-	return err
-}
-
-// runPXE runs the service point on the given interfaces until ctx ends or it fails.
-func (s *site) runPXE(ctx context.Context, role *provisioning.PXERole, serving []pxe.Interface) error {
-	service, err := pxe.New(pxe.Config{
-		Interfaces: serving, Mode: role.Mode, Pool: role.DHCP, ResponseDelay: time.Duration(role.ResponseDelaySeconds) * time.Second,
-	}, pxe.Deps{
-		Policy: s.branch, Boots: s.branch, Files: os.DirFS(bootDir), Leases: s.db.Leases(), Log: s.Log, Now: s.Now, Rand: rand.Reader,
-		Metrics: s.metrics,
-	})
-	if err != nil {
-		return err
-	}
-	work, stop := context.WithCancel(ctx)
-	shown := make(chan struct{})
-	go func() {
-		defer close(shown)
-		select {
-		case <-service.Ready():
-			names := make([]string, len(serving))
-			for i, in := range serving {
-				names[i] = in.Name + " " + in.Prefix.String()
-			}
-			s.screen.Set(topicPXE, screen.Item{State: screen.OK, Text: fmt.Sprintf("mode %s on %s", role.Mode, strings.Join(names, ", "))})
-			s.mu.Lock()
-			s.pxeReady = true
-			s.mu.Unlock()
-			s.tellServing()
-		case <-work.Done():
-		}
-	}()
-	err = service.Run(work)
-	stop()
-	<-shown // so that it does not say "ready" after the end
-	s.mu.Lock()
-	s.pxeReady = false
-	s.mu.Unlock()
 	return err
 }
 

@@ -87,6 +87,7 @@ type Branch struct {
 	identity atomic.Pointer[identity]
 	secrets  *secrets
 	metrics  *metrics
+	names    atomic.Pointer[names] // of the snapshot in force
 
 	mu       sync.Mutex
 	snapshot *provisioning.Snapshot
@@ -127,8 +128,7 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 			// The branch is silent until central has sent it again; to end here would keep it from asking.
 			cfg.Log.Error("the site's stored snapshot is not used", "error", err)
 		} else {
-			b.snapshot = s
-			b.metrics.inForce(s)
+			b.putInForce(s)
 		}
 	}
 	b.countOutbox(ctx)
@@ -224,8 +224,7 @@ func (b *Branch) apply(ctx context.Context, signed *provisioning.SignedSnapshot)
 	if err := b.cfg.Store.SaveSnapshot(ctx, signed); err != nil {
 		return fmt.Errorf("store snapshot %d.%d: %w", s.Epoch, s.Number, err)
 	}
-	b.snapshot = s
-	b.metrics.inForce(s)
+	b.putInForce(s)
 	close(b.changed)
 	b.changed = make(chan struct{})
 	b.cfg.Log.Info("snapshot in force", "epoch", s.Epoch, "number", s.Number, "computers", len(s.Computers), "advertisements", len(s.Advertisements))
