@@ -35,6 +35,7 @@ var scenarios = []struct {
 	{"deploy-uefi-rootfs", false, deployUEFIRootFileSystem},
 	{"wan-cut", true, wanCut},
 	{"power-cut", true, powerCut},
+	{"bitrot", false, bitrot},
 	{"data-disk-faults", false, dataDiskFaults},
 	{"nic-models", false, nicModels},
 	{"deploy-relay", false, deployRelay},
