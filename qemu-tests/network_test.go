@@ -2,6 +2,7 @@ package qemutests
 
 import (
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,93 @@ func nicModels(t *testing.T) {
 		s.waitRuns(names[:i+1]...)
 		pc.PowerCut()
 	}
+}
+
+// undriven is a card that only the extra layer has a driver for: NE2000 on PCI.
+const undriven = "ne2k_pci"
+
+// noDriver starts an appliance and a boot image on machines whose only network card has no driver, and the appliance again in
+// the way that its screen names.
+func noDriver(t *testing.T) {
+	l := lab.New(t)
+	lone := l.Machine(lab.Config{
+		Name: "lone", Firmware: lab.BIOS, MemoryMB: 1536,
+		Disks: []lab.Disk{{Path: lab.Artifact(t, "build/branchpoint.img"), Bus: lab.USB, Boot: 1, Snapshot: true}},
+		NICs:  []lab.NIC{{Model: undriven, WAN: &lab.WAN{}}},
+	})
+	lone.Start()
+	lone.WaitEvent(4*time.Minute, "network-no-driver", namesCard)
+	lone.WaitSerial(time.Minute, words("no driver for the network cards with the PCI ids")+`\s+\S+\s+\[10ec:8029\]\s+subsystem\s+\[1af4:1100\]`)
+	lone.WaitSerial(time.Minute, `→ .*`+words("Add a network card that has a driver"))
+	lone.WaitSerial(time.Minute, words("Branchpoint with drivers for servers and rare hardware"))
+	lone.PowerCut()
+
+	told := len(lone.Events())
+	mark := lone.SerialMark()
+	lone.Start()
+	mark = chooseExtra(t, lone, mark)
+	lone.WaitSerialAfter(mark, 4*time.Minute, `eth0 10\.0\.2\.15/24`)
+	for _, e := range lone.Events()[told:] {
+		if e.Name == "network-no-driver" {
+			t.Errorf("with the extra layer the card still has no driver: %s", e.Raw)
+		}
+	}
+	lone.PowerCut()
+
+	// The boot image without the extra layer, which a site may leave out.
+	pc := l.Machine(lab.Config{
+		Name: "pc", Firmware: lab.BIOS, MemoryMB: 1024,
+		Kernel: lab.Artifact(t, "build/boot/vmlinuz"), CommandLine: "console=ttyS0,115200 console=tty0",
+		Initrd: []string{lab.Artifact(t, "build/boot/base.cpio.zst"), lab.Artifact(t, "build/boot/agent.cpio.zst")},
+		NICs:   []lab.NIC{{Model: undriven, WAN: &lab.WAN{}}},
+	})
+	pc.Start()
+	pc.WaitEvent(4*time.Minute, "network-no-driver", namesCard)
+	pc.WaitSerial(time.Minute, words("There is no driver for this computer's network cards. Their PCI ids are")+`\s+\S+\s+\[10ec:8029\]\s+subsystem\s+\[1af4:1100\]`)
+	pc.WaitSerial(time.Minute, words("Add a network card that has a driver"))
+	for _, e := range pc.Events() {
+		if e.Name == "agent-ready" {
+			t.Errorf("without a driver: %s", e.Raw)
+		}
+	}
+}
+
+// namesCard accepts the event that names the undriven card by its PCI ids, as the only one.
+func namesCard(e lab.Event) bool {
+	ids, _ := e.Fields["pci"].([]any)
+	driven, ok := e.Int("driven")
+	return len(ids) == 1 && strings.Contains(ids[0].(string), "[10ec:8029]") && ok && driven == 0
+}
+
+// words is a pattern for a text that a screen may have broken into lines.
+func words(text string) string {
+	parts := strings.Fields(text)
+	for i, p := range parts {
+		parts[i] = regexp.QuoteMeta(p)
+	}
+	return strings.Join(parts, `\s+`)
+}
+
+// chooseExtra holds Esc while GRUB starts, and chooses the system with all drivers. It returns the mark of the serial
+// console after which that starts.
+func chooseExtra(t *testing.T, m *lab.Machine, mark int) int {
+	t.Helper()
+	const entry = "Branchpoint with drivers for servers and rare hardware"
+	deadline := time.Now().Add(2 * time.Minute)
+	for {
+		m.SendSerial("\x1b")
+		_, _, err := m.AwaitSerial(mark, 200*time.Millisecond, entry)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	m.SendSerial("\x0e") // Ctrl-N: the next entry
+	_, mark = m.WaitSerialAfter(mark, time.Minute, `\*`+entry)
+	m.SendSerial("\r")
+	return mark
 }
 
 // Addresses of deploy-relay's second network, and of the router between the two.

@@ -40,6 +40,7 @@ var scenarios = []struct {
 	{"nic-models", false, nicModels},
 	{"deploy-relay", false, deployRelay},
 	{"deploy-httpboot", false, deployHTTPBoot},
+	{"no-driver", false, noDriver},
 }
 
 func TestScenario(t *testing.T) {
