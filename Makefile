@@ -7,12 +7,14 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.9.2
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0
 FUZZTIME ?= 30s
 SCENARIO ?=
+# How many scenarios run at once: one emulates a core or two, and needs 3 GB of memory.
+PARALLEL ?= 2
 CUTS ?= 200
 SEED ?= $(shell date +%Y%m%d)
 BENCH ?=
 # Making the deployed Debian and attaching real DHCP servers to the laboratory's switch need root.
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
-SCENARIOS := $(GO) test $(if $(AS_ROOT),-exec $(AS_ROOT)) -count=1 -v ./qemu-tests
+SCENARIOS := $(GO) test $(if $(AS_ROOT),-exec $(AS_ROOT)) -count=1 -v -parallel $(PARALLEL) ./qemu-tests
 
 .PHONY: help run test image e2e e2e-all bench netboot soak lint fuzz setup program os unit scenarios clean
 

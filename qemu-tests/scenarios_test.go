@@ -51,6 +51,9 @@ func TestScenario(t *testing.T) {
 		if *which == "short" && !s.short {
 			continue
 		}
-		t.Run(s.name, s.run)
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel() // go test's -parallel says how many at once: each has machines, switch and namespaces of its own
+			s.run(t)
+		})
 	}
 }
