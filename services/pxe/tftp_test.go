@@ -12,11 +12,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// startTFTP serves the service's loaders on a port of the loopback, as if its MTU were Ethernet's.
-func startTFTP(t testing.TB, s *Service) (string, *tftpServer) {
+// startTFTP serves the service's loaders on a port of the loopback, as if its MTU were Ethernet's; mods change that.
+func startTFTP(t testing.TB, s *Service, mods ...func(*tftpServer)) (string, *tftpServer) {
 	t.Helper()
 	ts := s.newTFTP(Interface{"lo", netip.PrefixFrom(serverAddr, 24)})
 	ts.addr, ts.device, ts.mtu = netip.MustParseAddr("127.0.0.1"), "", func() int { return 1500 }
+	for _, m := range mods {
+		m(ts)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c, err := ts.open(ctx, 0)
 	if err != nil {
@@ -168,8 +171,7 @@ func equalOptions(a, b map[string]int64) bool {
 // TestTFTPLargeBlocks: on an interface that carries them, blocks and bursts may be as large as UDP's packets.
 func TestTFTPLargeBlocks(t *testing.T) {
 	s, _, _, _ := newTestService(t)
-	addr, ts := startTFTP(t, s)
-	ts.mtu = func() int { return 65536 }
+	addr, _ := startTFTP(t, s, func(ts *tftpServer) { ts.mtu = func() int { return 65536 } })
 	want := bootFiles()[FileShim].Data
 	for _, size := range []int{1469, 9000, 32000, 65464} {
 		got, err := (&tftpClient{server: addr, blksize: size, windowsize: 64}).get(t.Context(), FileShim)
