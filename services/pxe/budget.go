@@ -24,6 +24,8 @@ const (
 	complaintBurst, complaintInterval, maxComplaints = 10, 10 * time.Second, 32
 	// silentBurst and silentInterval bound the log lines about machines that get nothing.
 	silentBurst, silentInterval = 200, time.Second
+	// bootLineBurst and bootLineInterval bound those about machines that boot.
+	bootLineBurst, bootLineInterval = 1000, 10 * time.Millisecond
 )
 
 // budget is what one kind of clients may use: known ones, or all others. Not safe for concurrent use.

@@ -20,8 +20,9 @@ import (
 // address whatever the routing table says.
 type udpConn struct {
 	*net.UDPConn
-	p   *ipv4.PacketConn
 	src netip.Addr
+	// from is the control message that has the kernel send from src (IP_PKTINFO of ip(7)).
+	from []byte
 }
 
 // bindTo makes sockets that hear and send on one interface only.
@@ -47,8 +48,9 @@ func listenUDP(ctx context.Context, i Interface, port int, shared bool) (*udpCon
 		return nil, provisioning.Errorf(provisioning.CodeUnavailable, "see which other program has the port, and that the interface is there",
 			"listen on UDP port %d of %s: %w", port, i.Name, err)
 	}
-	u := &udpConn{c.(*net.UDPConn), ipv4.NewPacketConn(c), i.Prefix.Addr()}
-	err = u.p.SetControlMessage(ipv4.FlagDst, true)
+	src := i.Prefix.Addr()
+	u := &udpConn{c.(*net.UDPConn), src, (&ipv4.ControlMessage{Src: src.AsSlice()}).Marshal()}
+	err = ipv4.NewPacketConn(c).SetControlMessage(ipv4.FlagDst, true)
 	if err == nil {
 		err = u.enlarge()
 	}
@@ -98,8 +100,7 @@ func (c *udpConn) receive(b []byte) (n int, from netip.AddrPort, unicast bool, e
 
 // send writes one packet.
 func (c *udpConn) send(b []byte, to netip.AddrPort) error {
-	_, err := c.p.WriteTo(b, &ipv4.ControlMessage{Src: c.src.AsSlice()}, net.UDPAddrFromAddrPort(to))
-	if err != nil {
+	if _, _, err := c.WriteMsgUDPAddrPort(b, c.from, to); err != nil {
 		return fmt.Errorf("send to %s: %w", to, err)
 	}
 	return nil

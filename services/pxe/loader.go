@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"branchpoint/provisioning"
 )
@@ -85,6 +86,31 @@ func loaders(r *request) []string {
 		return nil
 	}
 	return []string{FileUndionly}
+}
+
+// bootableTime is how long it holds that the files are there.
+const bootableTime = time.Second
+
+// bootableNow is bootable, without looking again for bootableTime after everything was there: looking costs more than
+// the rest of an answer. That something is missing is looked at every time.
+func (s *Service) bootableNow(r *request, now time.Time) error {
+	var first string // iPXE's clients load nothing but the image
+	if names := loaders(r); len(names) > 0 {
+		first = names[0]
+	}
+	s.mu.Lock()
+	at, ok := s.bootableAt[first]
+	s.mu.Unlock()
+	if age := now.Sub(at); ok && age >= 0 && age < bootableTime {
+		return nil
+	}
+	if err := bootable(s.deps.Files, r); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.bootableAt[first] = now
+	s.mu.Unlock()
+	return nil
 }
 
 // bootable reports why a client cannot be booted although it is to be; nil where everything is there.

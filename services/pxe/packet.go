@@ -156,7 +156,7 @@ func (s *Service) complain(i Interface, msg string, now time.Time, args ...any) 
 
 // answer does what is to be done about one request.
 func (s *Service) answer(ctx context.Context, in arrival, r *request) {
-	log := s.deps.Log.With("interface", in.iface.Name, "mac", r.mac)
+	log := s.deps.Log // each line names interface and client itself: With is dear, and most packets are not worth a line
 	drop := func(reason string) { s.metrics.drop(in.port.service(), reason) }
 	if in.port == portBootServer {
 		s.answerBootServer(ctx, log, in, r)
@@ -189,7 +189,7 @@ func (s *Service) answer(ctx context.Context, in arrival, r *request) {
 	s.noticeServer(in, r)
 	reply, err := s.dhcp.answer(ctx, log, r, b, in.unicast, &s.deps)
 	if err != nil {
-		log.Error("answer a DHCP client", "err", err)
+		log.Error("answer a DHCP client", "interface", in.iface.Name, "mac", r.mac, "err", err)
 		drop(dropFailed)
 		return
 	}
@@ -229,7 +229,9 @@ func (s *Service) send(ctx context.Context, in arrival, b []byte, to netip.AddrP
 		return
 	}
 	s.metrics.answer(in.port.service(), kind)
-	s.deps.Log.Debug("DHCP answer sent", "interface", in.iface.Name, "to", to, "kind", kind)
+	if s.deps.Log.Enabled(ctx, slog.LevelDebug) {
+		s.deps.Log.Debug("DHCP answer sent", "interface", in.iface.Name, "to", to, "kind", kind)
+	}
 }
 
 // bootFor decides about a boot ROM, once for each exchange, and logs the decision. False is silence.
@@ -248,7 +250,7 @@ func (s *Service) bootFor(ctx context.Context, log *slog.Logger, i Interface, r 
 			}
 		}
 		if s.decided(r, d, bootServer, now) {
-			log.Info("boot ROM asks", "guid", r.machine.GUID, "arch", r.machine.Arch.String(), "ipxe", r.ipxe,
+			log.Info("boot ROM asks", "interface", i.Name, "mac", r.mac, "guid", r.machine.GUID, "arch", r.machine.Arch.String(), "ipxe", r.ipxe,
 				"relay", relayText(r.relay), "action", d.Action, "computer", d.Computer, "why", d.Why())
 		}
 	}
@@ -259,8 +261,8 @@ func (s *Service) bootFor(ctx context.Context, log *slog.Logger, i Interface, r 
 	return file, err == nil
 }
 
-// decided remembers a decision, and reports whether it is to be logged: those about machines that get nothing only as
-// long as there are not too many of them.
+// decided remembers a decision, and reports whether it is to be logged: only as long as there are not too many of them,
+// counted apart for machines that boot and for those that get nothing.
 func (s *Service) decided(r *request, d policy.Decision, bootServer bool, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -268,7 +270,7 @@ func (s *Service) decided(r *request, d policy.Decision, bootServer bool, now ti
 	s.exchanges.put(r.machine, r.packet.TransactionID, d, now).relay = relay
 	if d.Action == policy.Boot {
 		s.served.put(r.mac, struct{}{})
-		return true
+		return s.bootLines.allow("", now)
 	}
 	return s.silentLimit.allow("", now)
 }
@@ -278,7 +280,7 @@ func (s *Service) cannotBoot(r *request, i Interface, now time.Time) string {
 	if _, err := bootFile(r, i.Prefix.Addr(), s.cfg.Ports.HTTP); err != nil {
 		return err.Error()
 	}
-	if err := bootable(s.deps.Files, r); err != nil {
+	if err := s.bootableNow(r, now); err != nil {
 		return err.Error()
 	}
 	s.mu.Lock()

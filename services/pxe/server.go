@@ -21,6 +21,8 @@ type lending struct {
 // dhcpServer is the site's DHCP server: the pools, their leases, and the order in which they change.
 type dhcpServer struct {
 	lending // to our own segment; nil pool: this is no DHCP server
+	// iface is the interface to our own segment, for the log.
+	iface string
 	// relayed are those for networks behind relay agents.
 	relayed []*lending
 	// inUse, where it is set, says who else uses an address that is about to be offered; "" is nobody.
@@ -101,13 +103,13 @@ func (s *dhcpServer) answer(ctx context.Context, log *slog.Logger, r *request, b
 		}
 		by, err := s.inUse(ctx, o.offer)
 		if err != nil {
-			log.Warn("an address is offered without having been looked at", "address", o.offer, "err", err)
+			log.Warn("an address is offered without having been looked at", "interface", s.iface, "mac", r.mac, "address", o.offer, "err", err)
 			return o.reply, nil
 		}
 		if by == "" || by == r.mac {
 			return o.reply, nil
 		}
-		log.Warn("an address of the pool is used by somebody who was not given it", "address", o.offer, "by", by)
+		log.Warn("an address of the pool is used by somebody who was not given it", "interface", s.iface, "mac", r.mac, "address", o.offer, "by", by)
 		l := declined(o.offer, deps.Now())
 		if err := s.change(ctx, from, r, outcome{save: l, dropOffer: true}, deps); err != nil {
 			return nil, err
@@ -128,7 +130,7 @@ func (s *dhcpServer) step(ctx context.Context, log *slog.Logger, from *lending, 
 			s.warnings = newLimiter[string](silentBurst, silentInterval, 1)
 		}
 		if s.warnings.allow("", now) {
-			log.Warn("DHCP", "request", r.kind.String(), "why", o.why)
+			log.Warn("DHCP", "interface", s.iface, "mac", r.mac, "request", r.kind.String(), "why", o.why)
 		}
 	}
 	if o.offer.IsValid() && s.inUse != nil && from == &s.lending {
@@ -145,7 +147,7 @@ func (s *dhcpServer) step(ctx context.Context, log *slog.Logger, from *lending, 
 		if again && had.Address == o.save.Address && now.Before(had.Expires) {
 			level = slog.LevelDebug // renewed
 		}
-		log.Log(ctx, level, "DHCP: address lent", "address", o.save.Address, "host", o.save.HostName, "until", o.save.Expires.UTC())
+		log.Log(ctx, level, "DHCP: address lent", "interface", s.iface, "mac", r.mac, "address", o.save.Address, "host", o.save.HostName, "until", o.save.Expires.UTC())
 	}
 	return o, look, nil
 }

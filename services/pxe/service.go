@@ -46,7 +46,11 @@ type Service struct {
 	bootLimit      *limiter[provisioning.MAC]
 	badLimit       *limiter[string]
 	silentLimit    *limiter[string]
-	otherLimit     *limiter[string]
+	// bootLines bounds the log lines about machines that boot.
+	bootLines *limiter[string]
+	// bootableAt is when the files that clients load were last found to be all there, by the first of them.
+	bootableAt map[string]time.Time
+	otherLimit *limiter[string]
 
 	dhcp dhcpServer
 	// neighbour finds the MAC address of a client's IP address, where the kernel knows it.
@@ -99,6 +103,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		bootLimit:   newLimiter[provisioning.MAC](bootBurst, bootInterval, maxExchanges),
 		badLimit:    newLimiter[string](complaintBurst, complaintInterval, maxComplaints*len(cfg.Interfaces)),
 		silentLimit: newLimiter[string](silentBurst, silentInterval, 1),
+		bootLines:   newLimiter[string](bootLineBurst, bootLineInterval, 1),
+		bootableAt:  map[string]time.Time{},
 		otherLimit:  newLimiter[string](1, complaintInterval, len(cfg.Interfaces)),
 		claims:      claims{newLRU[provisioning.MAC, claim](maxClaims)},
 		neighbour:   kernelNeighbour,
@@ -120,7 +126,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 			}
 		}
 		s.cfg.Interfaces = []Interface{i}
-		s.dhcp.pool = p
+		s.dhcp.pool, s.dhcp.iface = p, i.Name
 		if s.dhcp.relayed, err = relayedPools(cfg.Pool, p); err != nil {
 			return nil, err
 		}
