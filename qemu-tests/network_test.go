@@ -291,9 +291,7 @@ func bootedByHTTP(t *testing.T, s *site, pc *lab.Machine) {
 	if offers == 0 {
 		t.Error("the appliance has not offered HTTP Boot")
 	}
-	if n := s.office.CountFrames(t, func(p lab.Packet) bool {
-		return p.Src.String() == pc.MAC(0).String() && p.Protocol == lab.ProtocolTCP && strings.HasPrefix(string(p.Payload), "GET /boot/efi/shimx64.efi ")
-	}); n == 0 {
+	if by := s.loadedBy(pc); by != "HTTP Boot" {
 		t.Error("the firmware has not asked for shim by HTTP")
 	}
 	if n := s.office.CountFrames(t, func(p lab.Packet) bool {

@@ -41,6 +41,7 @@ var scenarios = []struct {
 	{"deploy-relay", false, deployRelay},
 	{"deploy-httpboot", false, deployHTTPBoot},
 	{"no-driver", false, noDriver},
+	{"flood", false, flooded},
 }
 
 func TestScenario(t *testing.T) {
