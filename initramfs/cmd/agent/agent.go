@@ -239,16 +239,20 @@ func (a *Agent) sequence(ctx context.Context, b Branch, facts client.Facts, assi
 		a.Screen.Fail(fmt.Sprintf("The task sequence failed in step %d, %s.", outcome.Step, outcome.Title), outcome.Err)
 		<-ctx.Done()
 		return ctx.Err()
-	case !outcome.Restart:
-		a.Screen.Done("The task sequence succeeded. This computer can be restarted or switched off.")
-		<-ctx.Done()
-		return ctx.Err()
+	case outcome.Restart:
+		a.Screen.Say("The task sequence succeeded. This computer restarts when the branch has noted it.")
+	default:
+		a.Screen.Say("The task sequence succeeded. Leave this computer on until the branch has noted it.")
 	}
-	a.Screen.Say("The task sequence succeeded. This computer restarts when the branch has noted it.")
 	// However long it takes: a branch that has not heard of the end takes the run for an interrupted one, and would begin
 	// it again at the next start from the network.
 	if err := queue.Flush(ctx); err != nil {
 		return err
+	}
+	if !outcome.Restart {
+		a.Screen.Done("The task sequence succeeded. This computer can be restarted or switched off.")
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	a.Screen.Done("This computer restarts.")
 	a.Emit("agent-restart", nil)

@@ -325,31 +325,52 @@ func TestAgentStopsAndWaits(t *testing.T) {
 	}
 }
 
-func TestAgentDoesNotRestartUnheard(t *testing.T) {
-	b := newBench(t, restartStep)
-	down := make(chan struct{})
-	b.report = func(int) error {
-		select {
-		case <-down:
-			return nil
-		default:
-			return provisioning.Errorf(provisioning.CodeUnavailable, "", "down")
-		}
-	}
-	waited := 0
-	b.agent.Wait = func(ctx context.Context, _ time.Duration) error {
-		if waited++; waited == 50 {
-			b.mu.Lock()
-			if b.restarted {
-				t.Error("it restarted although the branch has not heard of the end")
+// TestAgentIsDoneWhenHeard: until the branch has heard of the end, the computer neither restarts nor says that it can be
+// switched off.
+func TestAgentIsDoneWhenHeard(t *testing.T) {
+	const off = "can be restarted or switched off"
+	for _, c := range []struct {
+		name, event, says string
+		step              provisioning.Step
+		restarted         bool
+	}{
+		{"restart", "", "", restartStep, true},
+		{"no restart", "sequence-done", off, bootImage("true"), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, c.step)
+			down := make(chan struct{})
+			b.report = func(int) error {
+				select {
+				case <-down:
+					return nil
+				default:
+					return provisioning.Errorf(provisioning.CodeUnavailable, "", "down")
+				}
 			}
-			b.mu.Unlock()
-			close(down)
-		}
-		return ctx.Err()
-	}
-	if err := b.run(t, "", ""); err != nil || !b.restarted {
-		t.Errorf("%v %v", err, b.restarted)
+			waited := 0
+			b.agent.Wait = func(ctx context.Context, _ time.Duration) error {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				if slices.Contains(b.events, "sequence-done") {
+					waited++
+				}
+				if waited == 50 {
+					if b.restarted || strings.Contains(b.screen.String(), off) {
+						t.Error("it is done although the branch has not heard of the end")
+					}
+					close(down)
+					waited++
+				}
+				return ctx.Err()
+			}
+			if err := b.run(t, c.event, c.says); b.restarted != c.restarted || c.restarted && err != nil {
+				t.Errorf("%v %v", err, b.restarted)
+			}
+			if codes := b.codes(); len(codes) == 0 || codes[len(codes)-1] != provisioning.StatusSequenceDone {
+				t.Errorf("codes %v", codes)
+			}
+		})
 	}
 }
 
