@@ -24,8 +24,9 @@ const (
 	httpPerAddress    = 16
 	httpHeaderTimeout = 10 * time.Second
 	httpIdleTimeout   = 30 * time.Second
-	// httpWriteTimeout is how long httpChunk octets may take: whoever takes less than 35 kB/s does not get on.
-	httpWriteTimeout = 30 * time.Second
+	// httpWriteTimeout is how long httpChunk octets may take. GRUB asks for all its files at once and reads one after the
+	// other: what it reads last stands still for as long as the others take, which on a slow line is minutes.
+	httpWriteTimeout = 15 * time.Minute
 	httpChunk        = 1 << 20
 	httpHeaderBytes  = 8 << 10
 )
