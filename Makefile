@@ -52,7 +52,7 @@ lint:
 # Each test program has mounts of its own: where one makes a network namespace, with ip or by itself, the mounts of all others
 # would be copied into it, and their file systems would live on after they were unmounted.
 unit:
-	$(GO) test -p 2 -timeout 10m $(if $(AS_ROOT),,-exec 'unshare --mount') $$($(GO) list ./... | grep -v '/qemu-tests$$')
+	$(GO) test -p 2 -timeout 20m $(if $(AS_ROOT),,-exec 'unshare --mount') $$($(GO) list ./... | grep -v '/qemu-tests$$')
 
 scenarios: image os
 	$(SCENARIOS) -timeout 50m -run '^(TestScenario|TestSoak)$$' -args -scenarios=short -cuts=3
