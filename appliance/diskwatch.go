@@ -117,7 +117,20 @@ func (w *diskWatch) write(ctx context.Context, device, dir string) error {
 		}
 	}
 	// The device first: a file system on one that fails says no more than that it is read-only.
-	return cmp.Or(readDevice(device), writeFile(filepath.Join(dir, "probe")), err)
+	return cmp.Or(readDevice(device), writeFileSystem(dir), err)
+}
+
+// writeFileSystem tries whether a file system can be written. One that finds an error in itself while it is being written
+// says that this failed, and only afterwards that it takes no more: it is asked twice.
+func writeFileSystem(dir string) error {
+	probe := filepath.Join(dir, "probe")
+	err := writeFile(probe)
+	if err != nil {
+		if again := writeFile(probe); errors.Is(again, unix.EROFS) {
+			return again
+		}
+	}
+	return err
 }
 
 // readDevice reads the first block of a device from itself, past what is in memory.
