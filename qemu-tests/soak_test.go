@@ -28,13 +28,12 @@ var (
 	debianCuts = flag.Int("debian-cuts", 0, "how many power cuts TestSoakDebian makes while a real operating system is written")
 )
 
-// The size of the image that is copied and written in each round: more than the appliance keeps at one time of what it
-// copies, or so little that a sample of a campaign is quick.
-const (
-	soakSize    = 96 << 20
-	sampleSize  = 40 << 20
-	sampledCuts = 10 // fewer are a sample
-)
+// soakSize is the size of the image that is copied and written in each round: several times what appliance and client
+// have in memory only, at one time, of what they copy and write.
+const soakSize = 96 << 20
+
+// manyCuts are so many that some must have come when part of the image was in its place.
+const manyCuts = 20
 
 // TestSoak cuts machines off at random moments, again and again: half of the times an appliance that copies a package, half
 // a client that writes it to its disk. Each next boot must go on, each round must end, and then every byte must be right.
@@ -43,10 +42,7 @@ func TestSoak(t *testing.T) {
 	if *cuts == 0 {
 		t.Skip("a campaign of power cuts: it needs -args -cuts=200")
 	}
-	k := &soak{site: newBareSite(t), r: random(t), size: soakSize}
-	if *cuts < sampledCuts {
-		k.size = sampleSize
-	}
+	k := &soak{site: newBareSite(t), r: random(t)}
 	k.lab.DNSMasq("foreign-dhcp", k.office, foreignDHCP, lab.DNSMasqOptions{})
 	copying, writing := k.plan(*cuts/2), k.plan(*cuts-*cuts/2)
 	var names []string
@@ -78,20 +74,24 @@ func TestSoak(t *testing.T) {
 	k.waitRuns(names...)
 	k.appliance.PowerCut()
 	k.verifyContent()
-	t.Logf("%d cuts in %d rounds of copying and %d of writing; %d MB were gone on with rather than fetched again", k.made, len(copying), len(writing), k.resumed/1e6)
+	t.Logf("%d cuts in %d rounds of copying and %d of writing; %d MB of what was copied and %d MB of what was written were gone on with rather than fetched again",
+		k.made, len(copying), len(writing), k.copyResumed/1e6, k.writeResumed/1e6)
+	if *cuts >= manyCuts && (k.copyResumed == 0 || k.writeResumed == 0) {
+		t.Error("nothing was ever gone on with")
+	}
 }
 
 type soak struct {
 	*site
 	r       *rand.Rand
-	size    int64
 	clients []*soakClient
 	image   smallImage // the newest version
 	version int
 	off     lab.Event // the appliance's last before it was cut off
 
-	made    int
-	resumed int64
+	made int
+	// What was there already when it was gone on with, in bytes: of copying, and of writing.
+	copyResumed, writeResumed int64
 }
 
 // plan divides cuts among rounds of one to eight, which leaves each machine well within the boots that it is offered in a row.
@@ -113,7 +113,7 @@ func (k *soak) addVersion() {
 		}
 	}
 	k.version++
-	k.image = newSmallImage(k.t, *seed+uint64(k.version), k.size)
+	k.image = newSmallImage(k.t, *seed+uint64(k.version), soakSize)
 	k.must("content", "add", "debian-13", k.image.path)
 }
 
@@ -159,7 +159,7 @@ func (k *soak) copyRound(n int) {
 	k.appliance.Start()
 	poll(k.t, 10*time.Minute, "the appliance has the package", k.copied)
 	_, down := k.wan.Bytes()
-	k.resumed += max(0, total-(down-from))
+	k.copyResumed += max(0, total-(down-from))
 	k.t.Logf("version %d: %d cuts; then %s were fetched", k.version, n, percent(down-from, total))
 }
 
@@ -225,7 +225,7 @@ type soakClient struct {
 }
 
 func (k *soak) client(name string) *soakClient {
-	disk := k.lab.BlankDisk(name, k.size+16<<20)
+	disk := k.lab.BlankDisk(name, soakSize+16<<20)
 	m := k.lab.Machine(lab.Config{
 		Name: name, MemoryMB: 768, Disks: []lab.Disk{{Path: disk, Serial: "PC0001"}}, NICs: []lab.NIC{{Switch: k.office}},
 		Kernel: lab.Artifact(k.t, "build/boot/vmlinuz"), Initrd: k.layers("base.cpio.zst", "agent.cpio.zst"),
@@ -267,7 +267,7 @@ func (k *soak) writeRound(c *soakClient, n int, used bool) {
 	k.t.Helper()
 	c.rom = k.lab.BootROM(c.Machine, fmt.Sprintf("10.77.0.%d/24", 200+k.made%50))
 	if used {
-		old := newSmallImage(k.t, *seed+1000+uint64(k.made), k.size)
+		old := newSmallImage(k.t, *seed+1000+uint64(k.made), soakSize)
 		k.overwrite(c.disk, old.path)
 	}
 	for range n {
@@ -295,7 +295,7 @@ func (k *soak) writeRound(c *soakClient, n int, used bool) {
 		from := c.Port(0).Counters().OutBytes
 		c.WaitEvent(10*time.Minute, "sequence-done", lab.After(last))
 		fetched := int64(c.Port(0).Counters().OutBytes - from)
-		k.resumed += max(0, all-fetched)
+		k.writeResumed += max(0, all-fetched)
 		k.t.Logf("%s: %d cuts, %s in place; then %s were fetched", c.name, n, percent(have, all), percent(fetched, all))
 		if want := all - have; fetched > want+want/10+overhead {
 			k.t.Errorf("%s had %d bytes of %d in place and fetched %d", c.name, have, all, fetched)
