@@ -159,16 +159,17 @@ func (b *Branch) AuthorizeContent(r *http.Request) error {
 func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	d := b.decide(c.Machine)
+	now := b.cfg.Now().UTC()
+	is := b.state.Load()
+	d := b.decide(is, c.Machine)
 	if d.Action != policy.Boot || d.Computer != c.Computer {
 		return nil, nothing(c.Computer, d)
 	}
-	computer, sequence := b.snapshot.Computer(d.Computer), b.snapshot.TaskSequence(d.TaskSequence)
+	computer, sequence := is.snapshot.Computer(d.Computer), is.snapshot.TaskSequence(d.TaskSequence)
 	if computer == nil || sequence == nil {
 		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "the snapshot lacks computer %s or task sequence %s", d.Computer, d.TaskSequence)
 	}
-	now := b.cfg.Now().UTC()
-	run := b.current(d)
+	run := is.current(d)
 	if run == nil {
 		id, err := newID(b.cfg.Rand)
 		if err != nil {
@@ -182,7 +183,7 @@ func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment
 			return nil, notStored(fmt.Errorf("store run: %w", err))
 		}
 		b.metrics.runs.WithLabelValues(string(run.State)).Inc()
-		b.runs = append(b.runs, *run)
+		b.putRun(*run)
 	}
 	past, err := b.cfg.Store.RunMessages(ctx, run.ID)
 	if err != nil {
@@ -194,7 +195,7 @@ func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment
 	}
 	return &provisioning.Assignment{
 		Run: *run, Site: b.cfg.Site, Computer: *computer, Sequence: *sequence,
-		Content: sequenceContent(b.snapshot, sequence.Name), NextStatus: next,
+		Content: sequenceContent(is.snapshot, sequence.Name), NextStatus: next,
 	}, nil
 }
 
@@ -211,11 +212,11 @@ func nothing(name string, d policy.Decision) error {
 }
 
 // current returns the run of a decision that is under way, nil if a new one is due.
-func (b *Branch) current(d policy.Decision) *provisioning.Run {
-	for i := len(b.runs) - 1; i >= 0; i-- {
-		r := &b.runs[i]
+func (s *state) current(d policy.Decision) *provisioning.Run {
+	for i := len(s.runs) - 1; i >= 0; i-- {
+		r := s.runs[i]
 		if r.Computer == d.Computer && r.Advertisement == d.Advertisement && r.State == provisioning.RunStarted {
-			return r
+			return &r
 		}
 	}
 	return nil

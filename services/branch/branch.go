@@ -87,13 +87,37 @@ type Branch struct {
 	identity atomic.Pointer[identity]
 	secrets  *secrets
 	metrics  *metrics
-	names    atomic.Pointer[names] // of the snapshot in force
-
-	mu       sync.Mutex
-	snapshot *provisioning.Snapshot
-	runs     []provisioning.Run
-	changed  chan struct{} // closed and replaced when a new snapshot is in force
+	state    atomic.Pointer[state]
 	reported chan struct{} // has a value when messages wait for delivery
+
+	mu      sync.Mutex    // held by who changes state, and while the store is written, so that it says what state says
+	changed chan struct{} // closed and replaced when a new snapshot is in force
+}
+
+// state is what decisions are made by. It is never changed, only replaced, so that a decision waits for nobody: not for the
+// data disk either.
+type state struct {
+	snapshot *provisioning.Snapshot // nil if there is none
+	names    *names                 // the snapshot's
+	runs     []provisioning.Run     // in the order in which they began
+}
+
+// putInForce makes s the snapshot that everything is decided by. b.mu is held.
+func (b *Branch) putInForce(s *provisioning.Snapshot) {
+	b.state.Store(&state{snapshot: s, names: namesOf(s), runs: b.state.Load().runs})
+	b.metrics.inForce(s)
+}
+
+// putRun replaces the run with the same id, or adds a new one. b.mu is held.
+func (b *Branch) putRun(run provisioning.Run) {
+	next := *b.state.Load()
+	next.runs = slices.Clone(next.runs)
+	if i := slices.IndexFunc(next.runs, func(r provisioning.Run) bool { return r.ID == run.ID }); i >= 0 {
+		next.runs[i] = run
+	} else {
+		next.runs = append(next.runs, run)
+	}
+	b.state.Store(&next)
 }
 
 // New loads what the store has. It does not speak with central yet.
@@ -111,9 +135,11 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 	}
 	b.identity.Store(id)
 	b.secrets = &secrets{rand: cfg.Rand, issued: map[[32]byte]issued{}}
-	if b.runs, err = cfg.Store.Runs(ctx); err != nil {
+	runs, err := cfg.Store.Runs(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("load the history of runs: %w", err)
 	}
+	b.state.Store(&state{runs: runs})
 	signed, err := cfg.Store.LoadSnapshot(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load the site's snapshot: %w", err)
@@ -140,23 +166,21 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 func (b *Branch) Snapshot() (*provisioning.Snapshot, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.snapshot, b.changed
+	return b.state.Load().snapshot, b.changed
 }
 
 // Decide says what a machine gets. It is silent where the content of what it would get is not all here: a boot that
-// cannot end is worse than none.
+// cannot end is worse than none. It waits for nobody.
 func (b *Branch) Decide(_ context.Context, m provisioning.Machine) policy.Decision {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.decide(m)
+	return b.decide(b.state.Load(), m)
 }
 
-func (b *Branch) decide(m provisioning.Machine) policy.Decision {
-	d := policy.Decide(b.snapshot, m, b.runs, b.cfg.Now())
+func (b *Branch) decide(s *state, m provisioning.Machine) policy.Decision {
+	d := policy.Decide(s.snapshot, m, s.runs, b.cfg.Now())
 	if d.Action != policy.Boot {
 		return d
 	}
-	if b.snapshot.Site.Spec.DistributionPoint == nil {
+	if s.snapshot.Site.Spec.DistributionPoint == nil {
 		d.Action = policy.Silent
 		d.Reasons = append(d.Reasons, policy.Reason{Rule: "role", Text: "the distribution point of site " + b.cfg.Site + " is off"})
 		return d
@@ -166,7 +190,7 @@ func (b *Branch) decide(m provisioning.Machine) policy.Decision {
 		d.Reasons = append(d.Reasons, policy.Reason{Rule: ruleStorage, Text: "the run could not be stored: " + err.Error()})
 		return d
 	}
-	for _, c := range sequenceContent(b.snapshot, d.TaskSequence) {
+	for _, c := range sequenceContent(s.snapshot, d.TaskSequence) {
 		if !b.cfg.Installed(c) {
 			d.Action = policy.Silent
 			d.Reasons = append(d.Reasons, policy.Reason{
@@ -214,12 +238,13 @@ func (b *Branch) apply(ctx context.Context, signed *provisioning.SignedSnapshot)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	before := b.state.Load().snapshot
 	switch {
 	case s.Site.Name != b.cfg.Site:
 		return provisioning.Errorf(provisioning.CodeForbidden, "", "central sent a snapshot of site %s to site %s", s.Site.Name, b.cfg.Site)
-	case !s.Newer(b.snapshot):
+	case !s.Newer(before):
 		return provisioning.Errorf(provisioning.CodeConflict, "", "central sent snapshot %d.%d, which is not newer than %d.%d",
-			s.Epoch, s.Number, b.snapshot.Epoch, b.snapshot.Number)
+			s.Epoch, s.Number, before.Epoch, before.Number)
 	}
 	if err := b.cfg.Store.SaveSnapshot(ctx, signed); err != nil {
 		return fmt.Errorf("store snapshot %d.%d: %w", s.Epoch, s.Number, err)
@@ -250,19 +275,20 @@ func (b *Branch) record(ctx context.Context, computer string, messages []provisi
 		byRun[m.Run] = append(byRun[m.Run], m)
 	}
 	for _, id := range order {
-		i := slices.IndexFunc(b.runs, func(r provisioning.Run) bool { return r.ID == id && r.Computer == computer })
+		runs := b.state.Load().runs
+		i := slices.IndexFunc(runs, func(r provisioning.Run) bool { return r.ID == id && r.Computer == computer })
 		if i < 0 {
 			return provisioning.Errorf(provisioning.CodeNotFound, "", "there is no run %s of %s at this branch", id, computer)
 		}
-		run := b.runs[i]
+		run := runs[i]
 		for _, m := range byRun[id] {
 			advance(&run, m, b.cfg.Now())
 		}
 		if err := b.cfg.Store.Record(ctx, run, byRun[id]); err != nil {
 			return notStored(fmt.Errorf("store status of run %s: %w", id, err))
 		}
-		b.metrics.runChanged(b.runs[i], run)
-		b.runs[i] = run
+		b.metrics.runChanged(runs[i], run)
+		b.putRun(run)
 	}
 	b.countOutbox(ctx)
 	select {

@@ -26,13 +26,6 @@ func namesOf(s *provisioning.Snapshot) *names {
 // Known reports whether the snapshot in force names a computer of this MAC address, or of this SMBIOS GUID ("" is none).
 // It waits for nobody and decides nothing: it is for telling whose packets come first, which Decide is too dear for.
 func (b *Branch) Known(mac provisioning.MAC, guid provisioning.GUID) bool {
-	n := b.names.Load()
+	n := b.state.Load().names
 	return n != nil && (n.macs[mac] || guid != "" && n.guids[guid])
-}
-
-// putInForce makes s the snapshot that everything is decided by. b.mu is held.
-func (b *Branch) putInForce(s *provisioning.Snapshot) {
-	b.snapshot = s
-	b.names.Store(namesOf(s))
-	b.metrics.inForce(s)
 }
