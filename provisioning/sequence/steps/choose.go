@@ -11,44 +11,56 @@ import (
 
 // ChooseDisk chooses the target disk. Without a selector there must be exactly one that can be meant: nothing is ever
 // guessed. A disk behind USB may be somebody's backup, so it is taken only if it is named by its serial number.
+//
+// Which one is meant never depends on what can be used: a disk that fails goes read-only or reports no size, and if it
+// were passed over, the one behind it, with somebody's data, would take its number or be the only one. So what is meant is
+// decided first, among all fixed disks, and refused if it cannot be used.
 func ChooseDisk(disks []Disk, sel provisioning.DiskSelector) (Disk, error) {
 	disks = slices.Clone(disks)
 	slices.SortFunc(disks, func(a, b Disk) int { return comparePaths(a.Path, b.Path) })
-	var fixed []Disk
-	for _, d := range disks {
-		if !d.Removable && !d.ReadOnly && !d.CD && !d.InUse && d.Size > 0 {
-			fixed = append(fixed, d)
-		}
-	}
+	fixed := slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return d.Removable || d.CD })
 	if sel.Serial != "" {
-		var match []Disk
-		for _, d := range fixed {
-			if d.Serial == sel.Serial {
-				match = append(match, d)
-			}
-		}
+		match := slices.DeleteFunc(fixed, func(d Disk) bool { return d.Serial != sel.Serial })
 		switch len(match) {
 		case 1:
-			return match[0], nil
+			return usable(disks, match[0], fmt.Sprintf("the disk with the serial number %q", sel.Serial))
 		case 0:
-			return Disk{}, refuse(disks, "no usable fixed disk of this computer has the serial number %q", sel.Serial)
+			return Disk{}, refuse(disks, "no fixed disk of this computer has the serial number %q", sel.Serial)
 		}
 		return Disk{}, refuse(disks, "%d disks have the serial number %q", len(match), sel.Serial)
 	}
 	fixed = slices.DeleteFunc(fixed, func(d Disk) bool { return d.Bus == "usb" })
 	if sel.Number != nil {
 		if n := *sel.Number; n >= 0 && n < len(fixed) {
-			return fixed[n], nil
+			return usable(disks, fixed[n], fmt.Sprintf("fixed disk number %d", n))
 		}
 		return Disk{}, refuse(disks, "there is no fixed disk number %d; they count from 0", *sel.Number)
 	}
 	switch len(fixed) {
 	case 1:
-		return fixed[0], nil
+		return usable(disks, fixed[0], "the only fixed disk of this computer")
 	case 0:
 		return Disk{}, refuse(disks, "this computer has no fixed disk that can be used")
 	}
 	return Disk{}, refuse(disks, "this computer has %d fixed disks and the step does not say which one to erase", len(fixed))
+}
+
+// usable gives the disk that is meant, or says why it cannot be written to.
+func usable(disks []Disk, d Disk, meant string) (Disk, error) {
+	why := ""
+	switch {
+	case d.Size <= 0:
+		why = "it reports no size: it may be broken, or a drive without a medium"
+	case d.ReadOnly:
+		why = "it is read only: it may be worn out, or write-protected"
+	case d.InUse:
+		why = "it is in use"
+	default:
+		return d, nil
+	}
+	err := refuse(disks, "%s, %s, cannot be written to: %s", meant, d.Path, why)
+	err.Next = "Replace the disk or disconnect it, or name another one in the step by disk.serial."
+	return Disk{}, err
 }
 
 // comparePaths orders device paths as people count: sdb before sdaa, nvme2n1 before nvme10n1.
@@ -61,7 +73,7 @@ func comparePaths(a, b string) int {
 }
 
 // refuse is an error that lists the disks there are.
-func refuse(disks []Disk, format string, args ...any) error {
+func refuse(disks []Disk, format string, args ...any) *provisioning.Error {
 	list := "it has no disks at all"
 	next := "Check that the disk is connected and that its controller is on in the firmware's settings."
 	if len(disks) > 0 {

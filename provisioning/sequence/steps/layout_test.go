@@ -99,32 +99,49 @@ func TestChooseDisk(t *testing.T) {
 	cd := Disk{Path: "/dev/sr0", Size: 1e9, CD: true}
 	ro := Disk{Path: "/dev/sdf", Size: 1e9, Serial: "RO", ReadOnly: true}
 	used := Disk{Path: "/dev/sdg", Size: 1e9, Serial: "USED", InUse: true}
-	empty := Disk{Path: "/dev/sdh", Serial: "EMPTY"}
+	reader := Disk{Path: "/dev/mmcblk9", Bus: "usb", Removable: true}
+	worn := Disk{Path: "/dev/sda", Size: 500e9, Model: "One", Serial: "S1", ReadOnly: true}
+	gone := Disk{Path: "/dev/sda", Model: "One"}
+	brokenTwin := Disk{Path: "/dev/sdc", Serial: "S2"}
 	n := func(i int) provisioning.DiskSelector { return provisioning.DiskSelector{Number: &i} }
 	s := func(v string) provisioning.DiskSelector { return provisioning.DiskSelector{Serial: v} }
-	var any provisioning.DiskSelector
 	for name, c := range map[string]struct {
 		disks []Disk
 		sel   provisioning.DiskSelector
 		want  string // path; "" is an error
 		says  []string
 	}{
-		"the only one":              {disks: []Disk{stick, cd, a, ro, used, empty, usb}, want: "/dev/sda"},
-		"two":                       {disks: []Disk{a, b}, sel: any, says: []string{"2 fixed disks", "500.0 GB", "One", "S1", "1.0 TB", "S2"}},
-		"none":                      {disks: []Disk{stick, cd}, sel: any, says: []string{"no fixed disk", "removable"}},
-		"no disks at all":           {says: []string{"no disks at all"}},
-		"only behind USB":           {disks: []Disk{usb}, sel: any, says: []string{"no fixed disk"}},
-		"number":                    {disks: []Disk{far, b, a}, sel: n(1), want: "/dev/sdb"},
-		"number counts like people": {disks: []Disk{far, b, a}, sel: n(2), want: "/dev/sdaa"},
-		"number leaves out USB":     {disks: []Disk{usb, a}, sel: n(1), says: []string{"no fixed disk number 1"}},
-		"number negative":           {disks: []Disk{a}, sel: n(-1), says: []string{"number -1"}},
-		"serial":                    {disks: []Disk{a, b}, sel: s("S2"), want: "/dev/sdb"},
-		"serial of two":             {disks: []Disk{a, b, twin}, sel: s("S2"), says: []string{"2 disks have the serial"}},
-		"serial of none":            {disks: []Disk{a}, sel: s("S2"), says: []string{`"S2"`}},
-		"serial names USB":          {disks: []Disk{a, usb}, sel: s("USB"), want: "/dev/sdd"},
-		"serial of a stick":         {disks: []Disk{a, stick}, sel: s("STICK"), says: []string{"no usable"}},
-		"serial of a used one":      {disks: []Disk{a, used}, sel: s("USED"), says: []string{"in use"}},
-		"serial of a read-only one": {disks: []Disk{a, ro}, sel: s("RO"), says: []string{"read only"}},
+		"the only one":               {disks: []Disk{stick, cd, a, usb}, want: "/dev/sda"},
+		"two":                        {disks: []Disk{a, b}, says: []string{"2 fixed disks", "500.0 GB", "One", "S1", "1.0 TB", "S2"}},
+		"none":                       {disks: []Disk{stick, cd}, says: []string{"no fixed disk", "removable"}},
+		"no disks at all":            {says: []string{"no disks at all"}},
+		"only behind USB":            {disks: []Disk{usb}, says: []string{"no fixed disk"}},
+		"number":                     {disks: []Disk{far, b, a}, sel: n(1), want: "/dev/sdb"},
+		"number counts like people":  {disks: []Disk{far, b, a}, sel: n(2), want: "/dev/sdaa"},
+		"number leaves out USB":      {disks: []Disk{usb, a}, sel: n(1), says: []string{"no fixed disk number 1"}},
+		"number leaves out cards":    {disks: []Disk{reader, b, a}, sel: n(0), want: "/dev/sda"},
+		"number negative":            {disks: []Disk{a}, sel: n(-1), says: []string{"number -1"}},
+		"serial":                     {disks: []Disk{a, b}, sel: s("S2"), want: "/dev/sdb"},
+		"serial of two":              {disks: []Disk{a, b, twin}, sel: s("S2"), says: []string{"2 disks have the serial"}},
+		"serial of none":             {disks: []Disk{a}, sel: s("S2"), says: []string{`"S2"`}},
+		"serial names USB":           {disks: []Disk{a, usb}, sel: s("USB"), want: "/dev/sdd"},
+		"serial of a stick":          {disks: []Disk{a, stick}, sel: s("STICK"), says: []string{"no fixed disk"}},
+		"serial of a used one":       {disks: []Disk{a, used}, sel: s("USED"), says: []string{"/dev/sdg", "in use"}},
+		"serial of a read-only one":  {disks: []Disk{a, ro}, sel: s("RO"), says: []string{"/dev/sdf", "read only"}},
+		"serial beside a broken one": {disks: []Disk{worn, gone, b}, sel: s("S2"), want: "/dev/sdb"},
+		"serial of a broken twin":    {disks: []Disk{b, brokenTwin}, sel: s("S2"), says: []string{"2 disks have the serial"}},
+
+		// What is meant does not change when a disk fails: the data on the next one would be erased.
+		"the only one is read only":  {disks: []Disk{stick, worn}, says: []string{"only fixed disk", "/dev/sda", "read only"}},
+		"the only one has no size":   {disks: []Disk{gone}, says: []string{"only fixed disk", "/dev/sda", "no size"}},
+		"the only one is in use":     {disks: []Disk{used}, says: []string{"only fixed disk", "in use"}},
+		"two, one is read only":      {disks: []Disk{worn, b}, says: []string{"2 fixed disks", "/dev/sda", "read only", "S2"}},
+		"two, one has no size":       {disks: []Disk{gone, b}, says: []string{"2 fixed disks", "/dev/sda, 0 bytes", "S2"}},
+		"two, one is in use":         {disks: []Disk{b, used}, says: []string{"2 fixed disks", "/dev/sdg"}},
+		"number of a read-only one":  {disks: []Disk{b, worn}, sel: n(0), says: []string{"number 0, /dev/sda", "read only"}},
+		"number of one of no size":   {disks: []Disk{b, gone}, sel: n(0), says: []string{"number 0, /dev/sda", "no size"}},
+		"number of one in use":       {disks: []Disk{a, used}, sel: n(1), says: []string{"number 1, /dev/sdg", "in use"}},
+		"number behind a broken one": {disks: []Disk{worn, b}, sel: n(1), want: "/dev/sdb"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := ChooseDisk(c.disks, c.sel)
