@@ -73,6 +73,9 @@ type appliance struct {
 // Run runs the appliance until ctx ends. It returns an error only if nothing can go on.
 func Run(ctx context.Context, o Options) error {
 	a := &appliance{Options: o, events: events.New(o.Now), disksFree: make(chan struct{}, 1), refused: map[string]string{}, metrics: newMetrics()}
+	if err := allowOpenFiles(openFiles); err != nil {
+		o.Log.Warn("fewer files may be open at once than a large site needs", "err", err)
+	}
 	a.screen = screen.New("Branchpoint "+o.Version+" appliance",
 		[]string{topicMedium, topicSettings, topicNetwork, topicDisk, topicCentral, topicContent, topicPXE, topicAgents},
 		o.Consoles, a.commands())

@@ -20,7 +20,9 @@ import (
 
 // Limits of the boot HTTP service, for each interface.
 const (
-	httpConnections   = 256
+	// httpConnections are enough for 512 machines at once: GRUB opens one connection for each layer, and all of them are
+	// being answered until it has read the last. One that stands still has about 60 kB, as files are sent by the kernel.
+	httpConnections   = 2048
 	httpPerAddress    = 16
 	httpHeaderTimeout = 10 * time.Second
 	httpIdleTimeout   = 30 * time.Second
@@ -49,8 +51,6 @@ var grubFirstPaths = map[string]bool{httpFirst: true, path.Join(httpBootDir, htt
 //	/boot/efi/NAME, /NAME   shim, GRUB and MokManager, for UEFI HTTP Boot
 //	/grub/grub.cfg          GRUB's first configuration, also below /boot and /boot/efi
 //	/boot/files/NAME        kernel, layers, loaders; with ranges
-//	/boot/efi/NAME          loaders, for HTTP Boot
-//	/grub/grub.cfg          GRUB's first configuration, after HTTP Boot
 //	/boot/grub/MAC.cfg      GRUB configuration of one boot
 //	/boot/ipxe?mac=MAC      iPXE script of one boot
 //	/boot/secret/NONCE.cpio that boot's own layer

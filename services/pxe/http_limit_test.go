@@ -232,7 +232,7 @@ func TestMalformedHTTP(t *testing.T) {
 // TestSlowRequests: whoever sends a request one octet at a time keeps nobody out, and is cut off.
 func TestSlowRequests(t *testing.T) {
 	s, _, _ := liveService(t, nil)
-	addr, l := startHTTP(t, s, nil)
+	addr, l := startHTTP(t, s, func(hs *http.Server) { hs.ReadHeaderTimeout, hs.ReadTimeout = time.Hour, time.Hour })
 	for i := range httpConnections {
 		dialFrom(t, fmt.Sprintf("127.0.1.%d", 1+i/httpPerAddress), addr, "GET /boot/files/vmlinuz HT")
 	}
@@ -289,6 +289,21 @@ func TestHTTPPlaces(t *testing.T) {
 	}
 	if len(l.conns) != 1 || len(l.perAddr) != 1 {
 		t.Errorf("%d connections of %d addresses are left", len(l.conns), len(l.perAddr))
+	}
+}
+
+// TestManyMachinesAtOnce: GRUB has its layers on the way all at once, and every machine of a large room gets its own.
+func TestManyMachinesAtOnce(t *testing.T) {
+	const machines, layers = 500, 4
+	l := limitHTTP(nil, newMetrics(nil))
+	for layer := range layers {
+		for i := range machines {
+			c := &httpConn{l: l, client: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
+			if evicted, reason := l.admit(c); evicted != nil || reason != "" {
+				t.Fatalf("machine %d, layer %d: %v has to go, %q", i, layer, evicted, reason)
+			}
+			c.begin()
+		}
 	}
 }
 
