@@ -28,7 +28,12 @@ func loopDisk(t *testing.T, size int64) string {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, for loop devices and mounts")
 	}
-	name := filepath.Join(t.TempDir(), "disk")
+	return loopOver(t, filepath.Join(t.TempDir(), "disk"), size)
+}
+
+// loopOver makes an empty file of size bytes, and a loop device over it.
+func loopOver(t *testing.T, name string, size int64) string {
+	t.Helper()
 	f, err := os.Create(name)
 	if err != nil {
 		t.Fatal(err)

@@ -143,38 +143,65 @@ func (s *System) mountPoint(at string) (string, func(), error) {
 // unmountPatience is how long Unmount waits for what still uses the file tree.
 const unmountPatience = 15 * time.Second
 
-// Unmount unmounts whatever is mounted at or below the installed system's file tree, by whomever, the last first.
+// Unmount brings onto the disks and unmounts whatever is mounted at or below the installed system's file tree, by whomever,
+// the last first. What was written and did not reach its disk is an error, after everything is unmounted.
 func (s *System) Unmount(ctx context.Context) error {
-	unix.Sync()
+	// What was written past file systems. It comes last: it tells nothing, and an error that it came upon before writeBack
+	// could be gone.
+	defer unix.Sync()
 	for _, l := range s.links {
 		if err := os.Remove(l); err != nil {
 			s.Log.Warn("remove link", "link", l, "error", err)
 		}
 	}
 	s.links = nil
+	var lost error
 	deadline := time.Now().Add(unmountPatience)
 	for {
 		points, err := mountsBelow(s.Dir)
 		if err != nil {
-			return err
+			return errors.Join(lost, err)
 		}
 		if len(points) == 0 {
-			return nil
+			return lost
 		}
 		last := points[len(points)-1]
+		if err := writeBack(last); err != nil && lost == nil {
+			lost = provisioning.Errorf(provisioning.CodeInternal, "Check the disk and its cabling, or replace it, then run the task sequence again.",
+				"what was written did not reach the disk: %w", err)
+		}
 		err = unix.Unmount(last, unix.UMOUNT_NOFOLLOW)
 		switch {
 		case err == nil, errors.Is(err, unix.EINVAL): // EINVAL: gone meanwhile
 			continue
 		case !errors.Is(err, unix.EBUSY) || time.Now().After(deadline):
-			return provisioning.Errorf(provisioning.CodeConflict, "End what still uses the installed system's files.", "unmount %s: %w", last, err)
+			err = provisioning.Errorf(provisioning.CodeConflict, "End what still uses the installed system's files.", "unmount %s: %w", last, err)
+			return errors.Join(lost, err)
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return errors.Join(lost, ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// writeBack brings a mounted file system onto its disk. unix.Sync does that too, but keeps to itself what goes wrong, and so
+// does unmounting. A file that is opened now reports errors since the file system was mounted that nobody has been told of
+// (Linux 5.8, syncfs(2)); one opened with O_PATH would not.
+func writeBack(point string) error {
+	f, err := os.OpenFile(point, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOENT) {
+		return nil // a file that was bound here belongs to a file system that is mounted elsewhere; or it is gone meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("write back %s: %w", point, err)
+	}
+	return nil
 }
 
 // mountsBelow lists the mount points at and below dir in the order in which they were mounted.
