@@ -56,8 +56,11 @@ var grubFirstPaths = map[string]bool{httpFirst: true, path.Join(httpBootDir, htt
 //	/boot/secret/NONCE.cpio that boot's own layer
 type handler struct {
 	*Service
-	server netip.Addr
+	iface Interface
 }
+
+// server is the address that clients ask.
+func (h *handler) server() netip.Addr { return h.iface.Prefix.Addr() }
 
 // ServeHTTP normalises the path itself: shim asks for "//grubx64.efi", and a redirect is more than firmware follows.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -84,7 +87,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if grubFirstPaths[p] {
 		h.metrics.answer(serviceHTTP, "grub-first")
-		h.text(w, r, grubFirst(h.server, h.cfg.Ports.HTTP))
+		h.text(w, r, grubFirst(h.server(), h.cfg.Ports.HTTP))
 		return
 	}
 	if mac, ok := macOfGRUBPath(p); ok {
@@ -139,7 +142,7 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request, name string) {
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		h.metrics.drop(serviceHTTP, "unreadable")
-		h.deps.Log.Error("a boot file is missing", "file", name, "client", r.RemoteAddr)
+		h.warn("a boot file is missing", "file", name, "client", r.RemoteAddr)
 		http.NotFound(w, r)
 		return
 	}
@@ -158,7 +161,7 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request, name string) {
 		}
 	}
 	h.metrics.drop(serviceHTTP, "unreadable")
-	h.deps.Log.Error("read a boot file", "file", name, "client", r.RemoteAddr, "err", err)
+	h.warn("read a boot file", "file", name, "client", r.RemoteAddr, "err", err)
 	http.Error(w, "the boot file cannot be read; the appliance's log says why", http.StatusInternalServerError)
 }
 
@@ -178,7 +181,7 @@ func (h *handler) config(w http.ResponseWriter, r *http.Request, mac provisionin
 		}
 	}
 	if err != nil {
-		h.deps.Log.Error("prepare the configuration of a boot", "mac", mac, "client", r.RemoteAddr, "err", err)
+		h.warn("prepare the configuration of a boot", "mac", mac, "client", r.RemoteAddr, "err", err)
 	}
 	h.text(w, r, body)
 }
@@ -186,37 +189,36 @@ func (h *handler) config(w http.ResponseWriter, r *http.Request, mac provisionin
 // bootConfig is "" where the machine gets nothing.
 func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client netip.Addr, text bootText) (string, error) {
 	now := h.deps.Now()
-	log := h.deps.Log.With("mac", mac, "client", client)
 	h.mu.Lock()
 	x, ok := h.exchanges.recent(mac, now)
 	allowed := h.configLimit.allow(mac, now)
 	h.mu.Unlock()
 	if !ok {
-		log.Warn("configuration refused: this machine has not asked by DHCP lately")
+		h.warn("configuration refused: this machine has not asked by DHCP lately", "mac", mac, "client", client)
 		return "", nil
 	}
 	if x.decision.Action != policy.Boot {
-		log.Warn("configuration refused: this machine was not to boot", "why", x.decision.Why())
+		h.warn("configuration refused: this machine was not to boot", "mac", mac, "client", client, "why", x.decision.Why())
 		return "", nil
 	}
 	if why := h.impostor(mac, client, x.relay); why != "" {
-		log.Warn("configuration refused: another machine asks for it", "why", why)
+		h.warn("configuration refused: another machine asks for it", "mac", mac, "client", client, "why", why)
 		return "", nil
 	}
 	if !allowed {
 		return "", errors.New("it asks for its configuration too often")
 	}
 	d := h.deps.Policy.Decide(ctx, x.machine)
-	log = log.With("guid", x.machine.GUID, "arch", x.machine.Arch.String(), "action", d.Action, "why", d.Why())
+	told := []any{"mac", mac, "client", client, "guid", x.machine.GUID, "arch", x.machine.Arch.String(), "action", d.Action, "why", d.Why()}
 	if d.Action != policy.Boot {
-		log.Info("configuration: nothing to do any more")
+		h.bootLine(client, "configuration: nothing to do any more", told...)
 		return "", nil
 	}
 	layers, err := bootImage(h.deps.Files)
 	if err != nil {
 		return "", err
 	}
-	config, err := h.deps.Boots.BootConfig(ctx, x.machine, d, h.server)
+	config, err := h.deps.Boots.BootConfig(ctx, x.machine, d, h.server())
 	if err != nil {
 		return "", fmt.Errorf("make the boot configuration: %w", err)
 	}
@@ -230,8 +232,8 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 	if err != nil {
 		return "", err
 	}
-	log.Info("configuration: boot", "computer", d.Computer, "sequence", d.TaskSequence)
-	return text(h.server, h.cfg.Ports.HTTP, layers, "/boot/secret/"+nonce+".cpio", mac), nil
+	h.bootLine(client, "configuration: boot", append(told, "computer", d.Computer, "sequence", d.TaskSequence)...)
+	return text(h.server(), h.cfg.Ports.HTTP, layers, "/boot/secret/"+nonce+".cpio", mac), nil
 }
 
 // impostor says why client is not the machine mac, as far as can be known: as DHCP server we know who has the address,
@@ -260,12 +262,12 @@ func (h *handler) secret(w http.ResponseWriter, r *http.Request, nonce string) {
 	layer, mac, ok := h.secrets.take(nonce, client, r.Method == http.MethodGet, h.deps.Now())
 	h.mu.Unlock()
 	if !ok {
-		h.deps.Log.Warn("boot layer refused: unknown, run out, fetched too often, or another machine's", "client", client)
+		h.warn("boot layer refused: unknown, run out, fetched too often, or another machine's", "client", client)
 		http.NotFound(w, r)
 		return
 	}
 	if r.Method == http.MethodGet {
-		h.deps.Log.Info("boot layer handed out", "mac", mac, "client", client)
+		h.bootLine(client, "boot layer handed out", "mac", mac, "client", client)
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "no-store")
@@ -281,9 +283,9 @@ func clientAddr(r *http.Request) (netip.Addr, error) {
 }
 
 // httpServer is the server for one interface; its log goes to the service's.
-func (s *Service) httpServer(ctx context.Context, server netip.Addr) *http.Server {
+func (s *Service) httpServer(ctx context.Context, i Interface) *http.Server {
 	return &http.Server{
-		Handler:           &handler{s, server},
+		Handler:           &handler{s, i},
 		ReadHeaderTimeout: httpHeaderTimeout,
 		ReadTimeout:       httpHeaderTimeout,
 		IdleTimeout:       httpIdleTimeout,

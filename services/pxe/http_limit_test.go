@@ -25,7 +25,7 @@ func startHTTP(t testing.TB, s *Service, mod func(*http.Server)) (addr string, l
 		t.Fatal(err)
 	}
 	l = limitHTTP(inner, s.metrics)
-	hs := s.httpServer(t.Context(), serverAddr)
+	hs := s.httpServer(t.Context(), Interface{"lo", prefix})
 	if mod != nil {
 		mod(hs)
 	}
@@ -322,7 +322,7 @@ func FuzzHTTPRequest(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	s, _, _ := liveService(f, nil)
-	h := &handler{s, serverAddr}
+	h := &handler{s, Interface{"lo", prefix}}
 	private := bootFiles()["site.yaml"].Data
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))

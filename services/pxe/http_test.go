@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"branchpoint/provisioning"
@@ -30,7 +31,7 @@ func get(s *Service, client, path string, mods ...func(*http.Request)) *httptest
 		m(r)
 	}
 	w := httptest.NewRecorder()
-	(&handler{s, serverAddr}).ServeHTTP(w, r)
+	(&handler{s, Interface{"lo", prefix}}).ServeHTTP(w, r)
 	return w
 }
 
@@ -204,6 +205,37 @@ func TestConfigurationRefused(t *testing.T) {
 			t.Errorf("got\n%s", got)
 		}
 	})
+}
+
+// TestHTTPDoesNotFillTheLog: whoever asks again and again, for whatever, is not worth a line each time.
+func TestHTTPDoesNotFillTheLog(t *testing.T) {
+	s, _, now, log := newTestService(t)
+	asked(t, s, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)))
+	asked(t, s, client(t, idle, dhcpv4.MessageTypeDiscover, ovmf(7)))
+	layer := nonceRE.FindString(get(s, "192.0.2.101", "/boot/grub/52:54:00:00:00:01.cfg").Body.String())
+	asks := func(file string, paths ...string) {
+		t.Helper()
+		s.deps.Files = bootFiles()
+		delete(s.deps.Files.(fstest.MapFS), file)
+		before := strings.Count(log.String(), "\n")
+		for range 1000 {
+			for i, p := range paths {
+				if w := get(s, fmt.Sprintf("192.0.2.%d", 101+i), p); w.Code == 400 || layer == "" {
+					t.Fatalf("%s: status %d", p, w.Code)
+				}
+			}
+		}
+		if n := strings.Count(log.String(), "\n") - before; n == 0 || n > len(paths)*(clientLineBurst+2*complaintBurst) {
+			t.Errorf("%d lines about %q", n, paths)
+		}
+	}
+	asks("", layer, "/boot/secret/00112233445566778899aabbccddeeff.cpio")
+	asks("", "/boot/grub/02:00:00:00:00:01.cfg", "/boot/grub/52:54:00:00:00:02.cfg")
+	asks(FileShim, "/boot/files/shimx64.efi")
+	asks(FileAgentLayer, "/boot/grub/52:54:00:00:00:01.cfg")
+	s.neighbour = func(netip.Addr) (provisioning.MAC, bool) { return idle, true }
+	*now = now.Add(time.Minute)
+	asks("", "/boot/grub/52:54:00:00:00:01.cfg")
 }
 
 func TestFilesByHTTP(t *testing.T) {

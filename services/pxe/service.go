@@ -48,6 +48,8 @@ type Service struct {
 	silentLimit    *limiter[string]
 	// bootLines bounds the log lines about machines that boot.
 	bootLines *limiter[string]
+	// clientLines bounds those about what one address loads.
+	clientLines *limiter[netip.Addr]
 	// bootableAt is when the files that clients load were last found to be all there, by the first of them.
 	bootableAt map[string]time.Time
 	otherLimit *limiter[string]
@@ -104,6 +106,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		badLimit:    newLimiter[string](complaintBurst, complaintInterval, maxComplaints*len(cfg.Interfaces)),
 		silentLimit: newLimiter[string](silentBurst, silentInterval, 1),
 		bootLines:   newLimiter[string](bootLineBurst, bootLineInterval, 1),
+		clientLines: newLimiter[netip.Addr](clientLineBurst, clientLineInterval, maxExchanges),
 		bootableAt:  map[string]time.Time{},
 		otherLimit:  newLimiter[string](1, complaintInterval, len(cfg.Interfaces)),
 		claims:      claims{newLRU[provisioning.MAC, claim](maxClaims)},
@@ -240,7 +243,7 @@ func (s *Service) open(ctx context.Context, i Interface) (serve []func() error, 
 		return nil, closeAll, err
 	}
 	l = limitHTTP(l, s.metrics)
-	hs := s.httpServer(ctx, i.Prefix.Addr())
+	hs := s.httpServer(ctx, i)
 	closers = append(closers, func() { _ = hs.Close(); _ = l.Close() })
 	serve = append(serve, func() error {
 		if err := hs.Serve(l); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {

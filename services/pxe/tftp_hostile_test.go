@@ -236,6 +236,22 @@ func TestTFTPGreedyAddress(t *testing.T) {
 	}
 }
 
+// TestTFTPDoesNotFillTheLog: whoever loads a file again and again is not worth a line each time.
+func TestTFTPDoesNotFillTheLog(t *testing.T) {
+	s, _, _, log := newTestService(t) // its clock stands still
+	addr, _ := startTFTP(t, s)
+	const times = 3 * clientLineBurst
+	for i := range times {
+		if _, err := (&tftpClient{server: addr}).get(t.Context(), grubFirstFile); err != nil {
+			t.Fatalf("%d: %v", i, err)
+		}
+	}
+	eventually(t, "all are counted", func() bool { return answered(s, "sent") == times })
+	if n := strings.Count(log.String(), "TFTP: sent"); n != clientLineBurst {
+		t.Errorf("%d lines about %d transfers", n, times)
+	}
+}
+
 // TestTFTPUnreadable: what cannot be read is said to client and log, and the log does not fill with it.
 func TestTFTPUnreadable(t *testing.T) {
 	files := bootFiles()

@@ -134,7 +134,7 @@ func (t *tftpServer) ended(p *place, end ending) {
 	switch end {
 	case endSent:
 		t.metrics.answer(serviceTFTP, string(end))
-		t.deps.Log.Info("TFTP: sent", "client", p.client, "file", p.name, "octets", p.size, "took", took, "blksize", p.terms.blksize, "windowsize", p.terms.window)
+		t.bootLine(p.client.Addr(), "TFTP: sent", "client", p.client, "file", p.name, "octets", p.size, "took", took, "blksize", p.terms.blksize, "windowsize", p.terms.window)
 	case endProbed:
 		t.metrics.answer(serviceTFTP, string(end))
 	default:
