@@ -33,9 +33,13 @@ type Progress struct {
 	Done, Total int64
 }
 
-// Runner carries out steps. The step's variables are already replaced. It must return soon after ctx ends.
+// Runner carries out steps.
 type Runner interface {
+	// Run carries out one step, whose variables are already replaced. It must return soon after ctx ends.
 	Run(ctx context.Context, step provisioning.Step, progress func(Progress)) Result
+	// Close brings what the steps wrote onto the disks and lets go of them; an error says that the disks may not hold it.
+	// It may be called more than once.
+	Close(ctx context.Context) error
 }
 
 // EventKind is what an Event tells of.
@@ -84,14 +88,16 @@ type Engine struct {
 type Outcome struct {
 	// Restart says that the sequence asked for a restart as its end.
 	Restart bool
-	// Err is why it failed, nil if it succeeded; Step and Title say where.
+	// Err is why it failed, nil if it succeeded; Step and Title say where. Step is 0 if it was after the last one, when what
+	// the steps had written was brought onto the disks.
 	Err   error
 	Step  int
 	Title string
 }
 
 // Run runs the sequence from its first step: what an interrupted run left on the disk is written again. It returns when
-// the sequence has succeeded or failed; its last messages may still wait in the queue.
+// the sequence has succeeded or failed; its last messages may still wait in the queue. One that has succeeded has let go of
+// the disks; after one that has failed, the Runner is still to be closed.
 func (e *Engine) Run(ctx context.Context) Outcome {
 	steps := e.Assignment.Sequence.Spec.Steps
 	e.next = max(e.Assignment.NextStatus, 1)
@@ -112,8 +118,18 @@ func (e *Engine) Run(ctx context.Context) Outcome {
 		}
 		out.Restart = out.Restart || r.Restart
 	}
+	if out.Err == nil {
+		// Before anybody hears of success: the branch never offers a run again that it takes for a success.
+		if err := e.Runner.Close(context.WithoutCancel(ctx)); err != nil {
+			e.Log.Error("the disks could not be written to the end", "error", err)
+			out = Outcome{Err: err}
+		}
+	}
 	if out.Err != nil {
 		text := fmt.Sprintf("The task sequence failed in step %d, %s: %v", out.Step, out.Title, out.Err)
+		if out.Step == 0 {
+			text = "The task sequence failed after its last step: " + withNext(out.Err)
+		}
 		e.send(provisioning.StatusMessage{Code: provisioning.StatusSequenceFailed, Step: out.Step, Title: out.Title, ExitCode: 1, Text: text})
 		e.Observe(Event{Kind: EventSequenceFailed, Step: out.Step, Steps: len(steps), Title: out.Title, Err: out.Err})
 		return out
@@ -145,10 +161,7 @@ func (e *Engine) step(ctx context.Context, n, steps int, s provisioning.Step) Re
 		m.Text = fmt.Sprintf("Step %d, %s, was done.", n, m.Title)
 	}
 	if r.Err != nil {
-		m.Code, m.Text = provisioning.StatusStepFailed, r.Err.Error()
-		if next := provisioning.NextOf(r.Err); next != "" {
-			m.Text += ". " + next
-		}
+		m.Code, m.Text = provisioning.StatusStepFailed, withNext(r.Err)
 		e.Log.Error("step failed", "step", n, "title", m.Title, "exit_code", r.ExitCode, "error", r.Err)
 	}
 	e.send(m)
@@ -157,6 +170,14 @@ func (e *Engine) step(ctx context.Context, n, steps int, s provisioning.Step) Re
 		Text: r.Text, Output: r.Output, Err: r.Err,
 	})
 	return r
+}
+
+// withNext is an error's text with its next step, if it has one.
+func withNext(err error) string {
+	if next := provisioning.NextOf(err); next != "" {
+		return err.Error() + ". " + next
+	}
+	return err.Error()
 }
 
 // perform runs the step's action. A destructive one begins only once the branch has acknowledged the message id, which

@@ -20,6 +20,16 @@ func (f runnerFunc) Run(ctx context.Context, s provisioning.Step, progress func(
 	return f(ctx, s, progress)
 }
 
+func (f runnerFunc) Close(context.Context) error { return nil }
+
+// closer is a Runner that ends with close.
+type closer struct {
+	runnerFunc
+	close func(ctx context.Context) error
+}
+
+func (c closer) Close(ctx context.Context) error { return c.close(ctx) }
+
 func command(c string) provisioning.Step {
 	return provisioning.Step{RunCommandLine: &provisioning.RunCommandLine{Command: c}}
 }
@@ -121,6 +131,58 @@ func TestEngineEndsAtTheFirstFailure(t *testing.T) {
 	}
 	if last := (*seen)[len(*seen)-1]; last.Kind != EventSequenceFailed || last.Err == nil {
 		t.Errorf("%+v", last)
+	}
+}
+
+// TestSuccessWaitsForTheDisks: the branch never offers a run again that has succeeded, so nobody hears of success before the
+// disks hold what was written.
+func TestSuccessWaitsForTheDisks(t *testing.T) {
+	done := func(context.Context, provisioning.Step, func(Progress)) Result { return Result{Restart: true} }
+	for name, c := range map[string]struct {
+		err  error
+		want []string
+		says string
+	}{
+		"written": {nil, []string{"10002/0/0", "11140/0/0", "11133/1/0", "11134/1/0", "11142/0/0", "11143/0/0"}, "The task sequence succeeded."},
+		"lost": {
+			provisioning.Errorf(provisioning.CodeInternal, "Replace the disk.", "write back /: input/output error"),
+			[]string{"10002/0/0", "11140/0/0", "11133/1/0", "11134/1/0", "11141/0/1"},
+			"The task sequence failed after its last step: write back /: input/output error. Replace the disk.",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := &fakeBranch{}
+			var e *Engine
+			var seen *[]Event
+			var ctx context.Context
+			r := closer{runnerFunc: done, close: func(ctx context.Context) error {
+				// What is queued by now has been delivered: anything that tells of the end would be seen.
+				if err := e.Queue.Flush(ctx); err != nil {
+					t.Error(err)
+				}
+				if got := codes(b); len(got) != 4 {
+					t.Errorf("before the disks were written the branch was told %v", got)
+				}
+				if last := (*seen)[len(*seen)-1]; last.Kind != EventStepEnded {
+					t.Errorf("before the disks were written: %+v", last)
+				}
+				return c.err
+			}}
+			e, ctx, seen = engine(t, b, r, restart)
+			out := e.Run(ctx)
+			if err := e.Queue.Flush(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if !errors.Is(out.Err, c.err) || out.Restart != (c.err == nil) || out.Step != 0 {
+				t.Errorf("%+v", out)
+			}
+			if got := codes(b); !slices.Equal(got, c.want) {
+				t.Errorf("got %v", got)
+			}
+			if m := b.stored[len(b.stored)-1]; m.Text != c.says || m.Validate() != nil {
+				t.Errorf("%+v, %v", m, m.Validate())
+			}
+		})
 	}
 }
 

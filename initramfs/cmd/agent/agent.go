@@ -227,6 +227,7 @@ func (a *Agent) sequence(ctx context.Context, b Branch, facts client.Facts, assi
 		Observe: a.observer(assignment), Log: a.Log, Now: a.Now, Random: a.Random,
 	}
 	outcome := engine.Run(ctx)
+	// After a failure there is something left to do here.
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
 	if err := runner.Close(closing); err != nil {
@@ -236,7 +237,11 @@ func (a *Agent) sequence(ctx context.Context, b Branch, facts client.Facts, assi
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case outcome.Err != nil:
-		a.Screen.Fail(fmt.Sprintf("The task sequence failed in step %d, %s.", outcome.Step, outcome.Title), outcome.Err)
+		headline := fmt.Sprintf("The task sequence failed in step %d, %s.", outcome.Step, outcome.Title)
+		if outcome.Step == 0 {
+			headline = "The task sequence failed after its last step."
+		}
+		a.Screen.Fail(headline, outcome.Err)
 		<-ctx.Done()
 		return ctx.Err()
 	case outcome.Restart:

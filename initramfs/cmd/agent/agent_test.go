@@ -46,6 +46,7 @@ type bench struct {
 	agent  *Agent
 	screen *buffer
 	system *memory.System
+	steps  []provisioning.Step // of the task sequence
 
 	mu         sync.Mutex
 	events     []string
@@ -117,7 +118,7 @@ func newBench(t *testing.T, list ...provisioning.Step) *bench {
 		}
 	}
 	b := &bench{
-		screen: &buffer{}, system: &memory.System{}, calls: map[string]int{},
+		screen: &buffer{}, system: &memory.System{}, steps: list, calls: map[string]int{},
 		register: func(int) (client.Registration, error) { return client.Registration{Token: "t", Time: start}, nil },
 		report:   func(int) error { return nil },
 		network: func(int, provisioning.MAC) (Interface, error) {
@@ -127,7 +128,7 @@ func newBench(t *testing.T, list ...provisioning.Step) *bench {
 	b.assignment = func() (*provisioning.Assignment, error) {
 		return &provisioning.Assignment{
 			Run: provisioning.Run{ID: strings.Repeat("1", 32), Advertisement: "adv"}, Site: "S01", NextStatus: 1, Computer: provisioning.Computer{Name: "pc-1"},
-			Sequence: provisioning.TaskSequence{Name: "seq", Spec: provisioning.TaskSequenceSpec{Steps: list}},
+			Sequence: provisioning.TaskSequence{Name: "seq", Spec: provisioning.TaskSequenceSpec{Steps: b.steps}},
 		}, nil
 	}
 	tries := 0
@@ -297,6 +298,21 @@ func TestAgentStopsAndWaits(t *testing.T) {
 				}
 			},
 			event: "sequence-failed", says: []string{"FAILED (exit code 9)", "why it failed[2J", "failed in step 1", "What to do:     Read the command's output"},
+		},
+		"disk loses what was written": {
+			set: func(b *bench) {
+				b.steps = []provisioning.Step{bootImage("x")}
+				b.system.OnExec = func(steps.Command, *memory.Files) (steps.Exit, error) {
+					return steps.Exit{}, b.system.Mount(context.Background(), "/dev/sda1", "ext4", "/", false)
+				}
+				b.system.OnUnmount = func() error {
+					if slices.Contains(b.codes(), provisioning.StatusSequenceDone) {
+						t.Error("the branch was told of success before the disk was written")
+					}
+					return provisioning.Errorf(provisioning.CodeInternal, "Replace the disk.", "write back: input/output error")
+				}
+			},
+			event: "sequence-failed", says: []string{"failed after its last step", "input/output error", "What to do:     Replace the disk."},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -29,6 +29,8 @@ type System struct {
 	OnExec func(c steps.Command, target *Files) (steps.Exit, error)
 	// OnExtract is what Extract puts into the target; nil is an error.
 	OnExtract func(archive []byte, target *Files) error
+	// OnUnmount says what comes of unmounting a root; nil is success.
+	OnUnmount func() error
 
 	mu       sync.Mutex
 	commands []steps.Command
@@ -125,7 +127,11 @@ func (s *System) Mount(_ context.Context, device, fileSystem, at string, _ bool)
 func (s *System) Unmount(context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	had := s.root != nil
 	s.mounts, s.root = nil, nil
+	if had && s.OnUnmount != nil {
+		return s.OnUnmount()
+	}
 	return nil
 }
 
