@@ -201,7 +201,7 @@ func FuzzParseRequest(f *testing.F) {
 			}
 		}
 		for range 2 {
-			o := dhcpAnswer(table, p, &r, &boot{FileShim}, start)
+			o := dhcpAnswer(table, p, &r, &boot{FileShim}, true, start)
 			table.apply(&r, o, start)
 			if o.reply != nil {
 				q := onWire(t, o.reply)

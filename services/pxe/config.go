@@ -56,6 +56,10 @@ type Config struct {
 	Ports Ports
 	// ProbeWait is how long another DHCP server is waited for before a DHCP server starts; 0 means 5 s.
 	ProbeWait time.Duration
+	// ProbeEvery is how often another DHCP server is looked for while this one runs; 0 means once a minute. The first
+	// such look begins at once and lasts as long, and until one has found none, what only another server could have lent
+	// is not refused.
+	ProbeEvery time.Duration
 }
 
 // Deps are what the service point needs of the rest of the appliance. Log, Now and Rand have defaults.
@@ -68,8 +72,8 @@ type Deps struct {
 	// none was said). It is asked for every packet, and must be cheap. Machines that it knows, and clients that were
 	// given something already, are answered however many others ask; nil knows nobody.
 	Known func(provisioning.MAC, provisioning.GUID) bool
-	// OtherServer, where it is set, is told of another DHCP server that clients of interface iface take addresses from
-	// while this one runs, in mode dhcp: at most once in ten seconds for each interface.
+	// OtherServer, where it is set, is told of another DHCP server that answers on interface iface, or that clients there
+	// take addresses from, while this one runs, in mode dhcp: at most once in ten seconds for each interface.
 	OtherServer func(iface string, server netip.Addr)
 	// Boots makes the JSON document of one boot, which holds a secret; it becomes /etc/branchpoint/boot.json, mode 0600,
 	// in the client's RAM file system. It is called once for each configuration handed out, at most a few times for

@@ -29,8 +29,9 @@ type outcome struct {
 type boot struct{ file string }
 
 // dhcpAnswer is what the site's DHCP server does about a request that is to be answered: a plain client's, or that of a
-// boot ROM for which the policy says boot. It reads t and changes nothing that anybody sees; apply does.
-func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, now time.Time) outcome {
+// boot ROM for which the policy says boot. sole is true where no other DHCP server serves this network. It reads t and
+// changes nothing that anybody sees; apply does.
+func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, sole bool, now time.Time) outcome {
 	switch r.kind {
 	case dhcpv4.MessageTypeDiscover:
 		wish, _ := addrOf(r.packet.RequestedIPAddress())
@@ -45,7 +46,7 @@ func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, now time.Time) outc
 		withBoot(reply, r, p, b)
 		return outcome{reply: reply, offer: a}
 	case dhcpv4.MessageTypeRequest:
-		return dhcpRequest(t, p, r, b, now)
+		return dhcpRequest(t, p, r, b, sole, now)
 	case dhcpv4.MessageTypeDecline:
 		return dhcpDecline(t, p, r, now)
 	case dhcpv4.MessageTypeRelease:
@@ -72,7 +73,7 @@ func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, now time.Time) outc
 }
 
 // dhcpRequest answers a REQUEST (RFC 2131 section 4.3.2).
-func dhcpRequest(t *leaseTable, p *pool, r *request, b *boot, now time.Time) outcome {
+func dhcpRequest(t *leaseTable, p *pool, r *request, b *boot, sole bool, now time.Time) outcome {
 	requested, _ := addrOf(r.packet.RequestedIPAddress())
 	current, _ := addrOf(r.packet.ClientIPAddr)
 	selecting := r.packet.ServerIdentifier() != nil
@@ -93,9 +94,13 @@ func dhcpRequest(t *leaseTable, p *pool, r *request, b *boot, now time.Time) out
 	if l, ok := t.leased(r.mac); ok && l.Address == a {
 		known = true
 	}
-	// An address that is free and that we know nothing of is refused too: as the site's only DHCP server we would know,
-	// and the client then asks anew at once and is likely to be offered the same one, looked at first.
 	if !known || !t.freeFor(p, r.mac, a, now) {
+		// An address that is free and that we know nothing of is refused too: as the site's only DHCP server we would
+		// know, and the client then asks anew at once and is likely to be offered the same one, looked at first. Where
+		// there may be another server, it may be its lease, and silence is due (RFC 2131 section 4.3.2).
+		if !selecting && !sole && !t.wrongFor(p, r.mac, a, now) {
+			return outcome{why: fmt.Sprintf("nothing is known of %s; another DHCP server may have lent it", a)}
+		}
 		return outcome{reply: refuse(p, r), why: fmt.Sprintf("%s is not its address here", a)}
 	}
 	reply := lend(p, r, dhcpv4.MessageTypeAck, a)

@@ -145,6 +145,13 @@ func (t *leaseTable) freeFor(p *pool, mac provisioning.MAC, a netip.Addr, now ti
 	return true
 }
 
+// wrongFor reports whether mac can have a from nobody: it belongs to another network, is the server's own, or is lent to
+// another. That somebody was seen to use a does not make it wrong: it may be mac.
+func (t *leaseTable) wrongFor(p *pool, mac provisioning.MAC, a netip.Addr, now time.Time) bool {
+	l := t.byAddr[a]
+	return !p.subnet.Contains(a) || a == p.server || l.MAC != "" && l.MAC != mac && now.Before(l.Expires)
+}
+
 // allocate chooses the address for mac: the one it was offered a moment ago, the one it had, the one it wishes, one
 // that nobody has had yet (where the search begins depends on the MAC, so that a lost table gives most clients the same
 // address again), and last the one that ran out longest ago. False where the pool is used up.

@@ -87,7 +87,7 @@ func TestAllocateProperties(t *testing.T) {
 				w = append(w, wish(fmt.Sprintf("192.0.2.%d", 95+rnd.IntN(20))))
 			}
 			r := parsed(t, client(t, mac, dhcpv4.MessageTypeDiscover, w...))
-			o := dhcpAnswer(table, p, r, nil, now)
+			o := dhcpAnswer(table, p, r, nil, true, now)
 			table.apply(r, o, now)
 			if o.reply == nil {
 				continue
@@ -106,7 +106,7 @@ func TestAllocateProperties(t *testing.T) {
 				continue // it never asks for what it was offered
 			}
 			r = parsed(t, client(t, mac, dhcpv4.MessageTypeRequest, chosen("192.0.2.10"), wish(a.String())))
-			o = dhcpAnswer(table, p, r, nil, now)
+			o = dhcpAnswer(table, p, r, nil, true, now)
 			if o.reply == nil || o.reply.MessageType() != dhcpv4.MessageTypeAck {
 				t.Fatalf("seed %d: %s asks for %s, which it was offered, and gets %v", seed, mac, a, o)
 			}
@@ -203,7 +203,7 @@ func TestDHCP(t *testing.T) {
 			for i, s := range steps {
 				now = now.Add(s.after)
 				r := parsed(t, s.p)
-				o := dhcpAnswer(table, p, r, nil, now)
+				o := dhcpAnswer(table, p, r, nil, true, now)
 				table.apply(r, o, now)
 				got := "silence"
 				if o.reply != nil {
@@ -216,6 +216,48 @@ func TestDHCP(t *testing.T) {
 				if got != s.want {
 					t.Fatalf("packet %d: got %s, want %s (%s)", i, got, s.want, o.why)
 				}
+			}
+		})
+	}
+}
+
+// TestBesideAnother: where another server may have lent an address, what nothing is known of is not refused.
+func TestBesideAnother(t *testing.T) {
+	ask := dhcpv4.MessageTypeRequest
+	us := chosen("192.0.2.10")
+	a := func(s string) netip.Addr { return netip.MustParseAddr(s) }
+	for _, c := range []struct {
+		name string
+		p    *dhcpv4.DHCPv4
+		want string
+	}{
+		{"starts again with a free address", client(t, idle, ask, wish("192.0.2.107")), "silence"},
+		{"rebinds one", client(t, idle, ask, ciaddr("192.0.2.107")), "silence"},
+		{"outside of our pool", client(t, idle, ask, wish("192.0.2.199")), "silence"},
+		{"a name server's", client(t, idle, ask, wish("192.0.2.105")), "silence"},
+		{"in use by somebody, perhaps by it", client(t, idle, ask, wish("192.0.2.103")), "silence"},
+		{"offered to another", client(t, idle, ask, wish("192.0.2.104")), "silence"},
+		{"not the one it has of us", client(t, known, ask, wish("192.0.2.107")), "silence"},
+		{"the one it has of us", client(t, known, ask, wish("192.0.2.101")), "ACK"},
+		{"another network's", client(t, idle, ask, wish("10.0.0.7")), "NAK"},
+		{"lent to another", client(t, idle, ask, wish("192.0.2.101")), "NAK"},
+		{"our own", client(t, idle, ask, wish("192.0.2.10")), "NAK"},
+		{"names us", client(t, idle, ask, us, wish("192.0.2.107")), "NAK"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := testPool(t)
+			table := newLeaseTable(p, []provisioning.Lease{
+				{Address: a("192.0.2.101"), MAC: known, State: provisioning.LeaseBound, Expires: start.Add(time.Hour)},
+				*declined(a("192.0.2.103"), start),
+			})
+			table.remember(third, a("192.0.2.104"), false, start)
+			got := "silence"
+			o := dhcpAnswer(table, p, parsed(t, c.p), nil, false, start)
+			if o.reply != nil {
+				got = o.reply.MessageType().String()
+			}
+			if got != c.want || o.dropOffer || got != "ACK" && o.save != nil {
+				t.Errorf("got %s, want %s (%+v)", got, c.want, o)
 			}
 		})
 	}
@@ -236,7 +278,7 @@ func TestDHCPPackets(t *testing.T) {
 		{"dhcp-nak", client(t, unknown, dhcpv4.MessageTypeRequest, ciaddr("192.0.2.101")), nil},
 	} {
 		r := parsed(t, c.p)
-		o := dhcpAnswer(table, p, r, c.b, start)
+		o := dhcpAnswer(table, p, r, c.b, true, start)
 		table.apply(r, o, start)
 		if o.reply == nil {
 			t.Fatalf("%s: silence", c.name)

@@ -246,3 +246,81 @@ func TestSilentExchangesApart(t *testing.T) {
 		t.Errorf("the booting machine is kept: %t; %d silent ones are", ok, e.silent.order.Len())
 	}
 }
+
+// TestOtherServerSeen: what only another server can have lent is refused while none was seen, and not after.
+func TestOtherServerSeen(t *testing.T) {
+	for name, c := range map[string]struct {
+		relay  []mod // of the client that takes another server's offer
+		silent string
+	}{
+		"on our segment":       {nil, "192.0.2.107 198.51.100.107"},
+		"behind a relay agent": {[]mod{relayed("198.51.100.1")}, "198.51.100.107"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _, conn, in, log := newPacketService(t, provisioning.PXEModeDHCP)
+			now, told := start, 0
+			s.deps.Now = func() time.Time { return now }
+			s.deps.OtherServer = func(iface string, a netip.Addr) {
+				if told++; iface != "lo" || a.String() != "192.0.2.1" {
+					t.Errorf("told of %s on %s", a, iface)
+				}
+			}
+			send := func(kind dhcpv4.MessageType, mods ...mod) (reply string) {
+				t.Helper()
+				before := len(conn.packets)
+				s.packet(t.Context(), in, client(t, idle, kind, mods...).ToBytes())
+				s.wg.Wait()
+				for _, b := range conn.packets[before:] {
+					p, err := dhcpv4.FromBytes(b)
+					if err != nil {
+						t.Fatal(err)
+					}
+					reply += p.MessageType().String()
+				}
+				return reply
+			}
+			n := byte(0)
+			silent := func() (addrs string) {
+				for a, m := range map[string][]mod{"192.0.2.107": nil, "198.51.100.107": {relayed("198.51.100.1")}} {
+					n++
+					switch got := send(dhcpv4.MessageTypeRequest, append([]mod{wish(a), xid(n)}, m...)...); {
+					case got == "" && addrs != "" && a < addrs:
+						addrs = a + " " + addrs
+					case got == "":
+						addrs = strings.TrimSpace(addrs + " " + a)
+					case got != "NAK":
+						t.Errorf("%s: %s", a, got)
+					}
+				}
+				return addrs
+			}
+			if got := silent(); got != "192.0.2.107 198.51.100.107" {
+				t.Errorf("before it was looked for: silence for %q", got)
+			}
+			s.dhcp.noteLooked()
+			if got := silent(); got != "" {
+				t.Errorf("alone: silence for %q", got)
+			}
+			for range 5 {
+				now = now.Add(time.Second)
+				if got := send(dhcpv4.MessageTypeRequest, append([]mod{chosen("192.0.2.1"), wish("192.0.2.150")}, c.relay...)...); got != "" {
+					t.Errorf("another server's client gets %s", got)
+				}
+			}
+			now = now.Add(time.Minute)
+			if got := silent(); got != c.silent {
+				t.Errorf("beside another server: silence for %q, want %q", got, c.silent)
+			}
+			if got := send(dhcpv4.MessageTypeDiscover, xid(100)); got != "OFFER" {
+				t.Errorf("a DISCOVER gets %q: one forged packet must not end the service", got)
+			}
+			now = now.Add(otherTime)
+			if got := silent(); got != "" {
+				t.Errorf("alone again: silence for %q", got)
+			}
+			if want := 1 - len(c.relay); told != want || strings.Count(log.String(), "another DHCP server gives out addresses") != want {
+				t.Errorf("told %d times, want %d:\n%s", told, want, log)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"branchpoint/provisioning"
 
@@ -16,6 +17,8 @@ import (
 type lending struct {
 	pool  *pool
 	table *leaseTable
+	// otherAt is when another DHCP server was last seen to serve this network; the zero time: never.
+	otherAt time.Time
 }
 
 // dhcpServer is the site's DHCP server: the pools, their leases, and the order in which they change.
@@ -30,6 +33,40 @@ type dhcpServer struct {
 
 	mu       sync.Mutex // guards what follows, and the tables; held while the store is written, so that it says what they say
 	warnings *limiter[string]
+	// looked is true once another DHCP server was looked for on our own segment for long enough, and none answered.
+	looked bool
+}
+
+// otherTime is how long after it was seen another DHCP server is reckoned with: the leases that it gave live on.
+const otherTime = 24 * time.Hour
+
+func (s *dhcpServer) noteLooked() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.looked = true
+}
+
+func (s *dhcpServer) hasLooked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.looked
+}
+
+// noteOther notes that another DHCP server was seen: behind relay agent relay, or, without one, on our own segment.
+func (s *dhcpServer) noteOther(relay netip.Addr, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !relay.IsValid() {
+		s.otherAt = now
+	} else if l := s.forRelay(relay); l != nil {
+		l.otherAt = now
+	}
+}
+
+// sole reports whether, as far as can be known, no other DHCP server lends addresses to the network of from.
+func (s *dhcpServer) sole(from *lending, now time.Time) bool {
+	lately := func(at time.Time) bool { return !at.IsZero() && now.Before(at.Add(otherTime)) }
+	return s.looked && !lately(s.otherAt) && !lately(from.otherAt)
 }
 
 // relayedPools are the pools for networks behind relay agents; own is our own segment's.
@@ -124,7 +161,7 @@ func (s *dhcpServer) step(ctx context.Context, log *slog.Logger, from *lending, 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := deps.Now()
-	o = dhcpAnswer(from.table, from.pool, r, b, now)
+	o = dhcpAnswer(from.table, from.pool, r, b, s.sole(from, now), now)
 	if o.why != "" {
 		if s.warnings == nil {
 			s.warnings = newLimiter[string](silentBurst, silentInterval, 1)

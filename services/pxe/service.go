@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// configBurst and configInterval bound the boot configurations made for one machine.
+	// configBurst and configInterval bound the boot configurations made for one machine at one address; at all addresses
+	// together there are maxAskers times as many.
 	configBurst, configInterval = 5, 10 * time.Second
 	// bootBurst and bootInterval bound the boots offered to one machine: one that fails and restarts again and again
 	// gets to its own disk after some tries.
@@ -42,6 +43,7 @@ type Service struct {
 	// configuration says.
 	served         *lru[provisioning.MAC, struct{}]
 	known, unknown *budget
+	askerLimit     *limiter[asker]
 	configLimit    *limiter[provisioning.MAC]
 	bootLimit      *limiter[provisioning.MAC]
 	badLimit       *limiter[string]
@@ -92,6 +94,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if cfg.ProbeWait == 0 {
 		cfg.ProbeWait = defaultProbeWait
 	}
+	if cfg.ProbeEvery == 0 {
+		cfg.ProbeEvery = defaultProbeEvery
+	}
 	cfg.Ports = cfg.Ports.orStandard()
 	s := &Service{
 		cfg: cfg, deps: deps, ready: make(chan struct{}),
@@ -101,7 +106,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		served:      newLRU[provisioning.MAC, struct{}](maxServed),
 		known:       newBudget(knownBurst, knownInterval, knownHandlers, len(cfg.Interfaces), dropTooMany, dropBusy),
 		unknown:     newBudget(unknownBurst, unknownInterval, unknownHandlers, len(cfg.Interfaces), dropTooManyUnknown, dropBusyUnknown),
-		configLimit: newLimiter[provisioning.MAC](configBurst, configInterval, maxExchanges),
+		askerLimit:  newLimiter[asker](configBurst, configInterval, maxExchanges),
+		configLimit: newLimiter[provisioning.MAC](maxAskers*configBurst, configInterval/maxAskers, maxExchanges),
 		bootLimit:   newLimiter[provisioning.MAC](bootBurst, bootInterval, maxExchanges),
 		badLimit:    newLimiter[string](complaintBurst, complaintInterval, maxComplaints*len(cfg.Interfaces)),
 		silentLimit: newLimiter[string](silentBurst, silentInterval, 1),
@@ -193,6 +199,9 @@ func (s *Service) Run(ctx context.Context) error {
 			return err
 		}
 		start = append(start, parts...)
+		if s.cfg.Mode == provisioning.PXEModeDHCP {
+			start = append(start, func() error { s.watchServers(ctx, i); return nil })
+		}
 	}
 	for _, f := range start {
 		g.Go(f)
