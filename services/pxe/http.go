@@ -191,7 +191,6 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 	now := h.deps.Now()
 	h.mu.Lock()
 	x, ok := h.exchanges.recent(mac, now)
-	allowed := h.configLimit.allow(mac, now)
 	h.mu.Unlock()
 	if !ok {
 		h.warn("configuration refused: this machine has not asked by DHCP lately", "mac", mac, "client", client)
@@ -205,7 +204,7 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 		h.warn("configuration refused: another machine asks for it", "mac", mac, "client", client, "why", why)
 		return "", nil
 	}
-	if !allowed {
+	if !h.mayAsk(mac, client, now) {
 		return "", errors.New("it asks for its configuration too often")
 	}
 	d := h.deps.Policy.Decide(ctx, x.machine)
@@ -234,6 +233,20 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 	}
 	h.bootLine(client, "configuration: boot", append(told, "computer", d.Computer, "sequence", d.TaskSequence)...)
 	return text(h.server(), h.cfg.Ports.HTTP, layers, "/boot/secret/"+nonce+".cpio", mac), nil
+}
+
+// asker is an address that asks in the name of a machine, which nothing speaks against.
+type asker struct {
+	mac    provisioning.MAC
+	client netip.Addr
+}
+
+// mayAsk bounds the configurations made for a machine: those at one address, so that one that is not the machine's uses
+// up none but its own, and all together.
+func (h *handler) mayAsk(mac provisioning.MAC, client netip.Addr, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.askerLimit.allow(asker{mac, client}, now) && h.configLimit.allow(mac, now)
 }
 
 // impostor says why client is not the machine mac, as far as can be known: as DHCP server we know who has the address,

@@ -323,11 +323,65 @@ func TestSecretsAreBounded(t *testing.T) {
 	if _, err := s.put("52:54:00:00:00:00", a, nil, defaultRandom, start); err != nil {
 		t.Errorf("a machine that has one: %v", err)
 	}
-	if _, err := s.put("52:54:00:99:99:99", a, nil, defaultRandom, start.Add(secretTime)); err != nil || len(s.byNonce) != 1 || len(s.byMAC) != 1 {
+	if _, err := s.put("52:54:00:99:99:99", a, nil, defaultRandom, start.Add(secretTime)); err != nil || len(s.byNonce) != 1 {
 		t.Errorf("those that ran out are kept: %d, %v", len(s.byNonce), err)
 	}
 	if _, err := s.put(known, a, nil, bytes.NewReader(nil), start); err == nil {
 		t.Error("a nonce without randomness")
+	}
+
+	// One machine: the oldest of its secrets goes first, and one address has one.
+	s = newSecrets()
+	var nonces []string
+	for i := range maxAskers + 1 {
+		n, err := s.put(known, a.Next(), nil, defaultRandom, start.Add(time.Duration(i)*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a = a.Next()
+		nonces = append(nonces, n)
+	}
+	for i, n := range nonces {
+		if _, there := s.byNonce[n]; there != (i > 0) {
+			t.Errorf("secret %d of %d: kept is %t", i, len(nonces), there)
+		}
+	}
+	if _, err := s.put(known, a, nil, defaultRandom, start.Add(time.Minute)); err != nil || len(s.byNonce) != maxAskers || s.byNonce[nonces[maxAskers]] != nil {
+		t.Errorf("one address has two secrets: %d, %v", len(s.byNonce), err)
+	}
+}
+
+// TestOthersDoNotEndABoot: whoever asks in the name of a machine behind a router gets no more than a configuration. The
+// machine's own layer stays, is nobody else's, and it may ask for its configuration as before.
+func TestOthersDoNotEndABoot(t *testing.T) {
+	s, _, _, log := newTestService(t)
+	const path = "/boot/grub/52:54:00:00:00:01.cfg"
+	const machine, other, here = "198.51.100.7", "203.0.113.9", "127.0.0.9" // here is on our own segment
+	asked(t, s, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), relayed("198.51.100.1")))
+	for range 3 * configBurst {
+		if got := get(s, here, path).Body.String(); got != grubNothing {
+			t.Fatalf("an address that cannot be the machine's gets\n%s", got)
+		}
+	}
+	layer := nonceRE.FindString(get(s, machine, path).Body.String())
+	if layer == "" {
+		t.Fatalf("the machine gets no configuration; log:\n%s", log)
+	}
+	for range 3 * configBurst {
+		if theirs := nonceRE.FindString(get(s, other, path).Body.String()); theirs == layer || theirs != "" && get(s, machine, theirs).Code != 404 {
+			t.Fatal("two addresses have one layer")
+		}
+	}
+	if w := get(s, other, layer); w.Code != 404 {
+		t.Errorf("another address gets the machine's layer: %d", w.Code)
+	}
+	if w := get(s, machine, layer); w.Code != 200 || !strings.Contains(w.Body.String(), secretText) {
+		t.Errorf("the machine's layer: status %d", w.Code)
+	}
+	for range configBurst - 1 {
+		if nonceRE.FindString(get(s, machine, path).Body.String()) == "" {
+			t.Errorf("the machine gets no configuration any more; log:\n%s", log)
+		}
 	}
 }
 

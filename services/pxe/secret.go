@@ -19,8 +19,11 @@ const (
 	secretTime = 5 * time.Minute
 	// secretFetches is how often: loaders try again, and some read a file twice.
 	secretFetches = 6
-	// maxSecrets bounds the table; there is one secret for a machine.
+	// maxSecrets bounds the table; there is one secret for a machine, as a rule.
 	maxSecrets = 1024
+	// maxAskers is at how many addresses there are secrets of one machine at once. Across a router nobody knows whose an
+	// address is, so whoever asks in a machine's name must not take away what the machine itself was given.
+	maxAskers = 4
 	// bootConfigPath is where the agent finds the configuration of its boot.
 	bootConfigPath = "etc/branchpoint/boot.json"
 	// maxBootConfig bounds the configuration of one boot.
@@ -63,15 +66,12 @@ type secret struct {
 // secrets are the layers that may be fetched now, by nonce. Not safe for concurrent use.
 type secrets struct {
 	byNonce map[string]*secret
-	byMAC   map[provisioning.MAC]string
 }
 
-func newSecrets() *secrets {
-	return &secrets{map[string]*secret{}, map[provisioning.MAC]string{}}
-}
+func newSecrets() *secrets { return &secrets{map[string]*secret{}} }
 
-// put keeps a layer and returns the nonce to ask for it with. An earlier one of the same machine is forgotten. random is
-// a source of cryptographic randomness.
+// put keeps a layer and returns the nonce to ask for it with. An earlier one of the same machine at the same address is
+// forgotten, and the oldest where it has maxAskers. random is a source of cryptographic randomness.
 func (s *secrets) put(mac provisioning.MAC, client netip.Addr, layer []byte, random io.Reader, now time.Time) (string, error) {
 	var n [16]byte
 	if _, err := io.ReadFull(random, n[:]); err != nil {
@@ -79,14 +79,33 @@ func (s *secrets) put(mac provisioning.MAC, client netip.Addr, layer []byte, ran
 	}
 	nonce := hex.EncodeToString(n[:])
 	s.sweep(now)
-	if old, ok := s.byMAC[mac]; ok {
-		delete(s.byNonce, old)
-	} else if len(s.byNonce) >= maxSecrets {
+	s.makeRoom(mac, client)
+	if len(s.byNonce) >= maxSecrets {
 		return "", fmt.Errorf("%d machines are loading their boot layer already", maxSecrets)
 	}
-	s.byMAC[mac] = nonce
 	s.byNonce[nonce] = &secret{mac, client, layer, now.Add(secretTime), secretFetches}
 	return nonce, nil
+}
+
+// makeRoom forgets the secret that one more for mac at client takes the place of, if there is one.
+func (s *secrets) makeRoom(mac provisioning.MAC, client netip.Addr) {
+	var oldest string
+	askers := 0
+	for nonce, x := range s.byNonce {
+		if x.mac != mac {
+			continue
+		}
+		if x.client == client {
+			delete(s.byNonce, nonce)
+			return
+		}
+		if askers++; oldest == "" || x.expires.Before(s.byNonce[oldest].expires) {
+			oldest = nonce
+		}
+	}
+	if askers >= maxAskers {
+		delete(s.byNonce, oldest)
+	}
 }
 
 // take returns the layer of a nonce to the client it was made for, while it may be fetched. count is false for a
@@ -107,7 +126,6 @@ func (s *secrets) sweep(now time.Time) {
 	for nonce, x := range s.byNonce {
 		if !now.Before(x.expires) {
 			delete(s.byNonce, nonce)
-			delete(s.byMAC, x.mac)
 		}
 	}
 }
