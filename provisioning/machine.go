@@ -75,7 +75,12 @@ func MACFromBytes(b []byte) (MAC, error) {
 	if [6]byte(b) == [6]byte{} {
 		return "", fmt.Errorf("00:00:00:00:00:00 is not a network card's address")
 	}
-	return MAC(fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4], b[5])), nil
+	const digits = "0123456789abcdef"
+	var text [17]byte
+	for i, octet := range b { // for each packet of a flood: fmt would be dear
+		copy(text[3*i:], []byte{digits[octet>>4], digits[octet&15], ':'})
+	}
+	return MAC(text[:]), nil
 }
 
 // GUID is an SMBIOS system UUID in canonical form: lower case with hyphens, as firmware screens and dmidecode print it.

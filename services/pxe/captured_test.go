@@ -61,7 +61,7 @@ func TestCaptured(t *testing.T) {
 				for i, b := range capturedDHCP(t, file) {
 					before := len(conn.packets)
 					// In mode dhcp, the REQUEST is for the address of another server's OFFER: it is not for us.
-					s.packet(t.Context(), in, b)
+					s.arrive(t.Context(), in, b)
 					s.wg.Wait()
 					fmt.Fprintf(&out, "packet %d: %d answers\n", i, len(conn.packets)-before)
 					for n := before; n < len(conn.packets); n++ {
@@ -126,7 +126,7 @@ func TestFirmwareNeeds(t *testing.T) {
 			s, _, conn, in, log := newPacketService(t, c.mode)
 			c.in(&in)
 			for _, p := range c.packets {
-				s.packet(t.Context(), in, p.ToBytes())
+				s.arrive(t.Context(), in, p.ToBytes())
 				s.wg.Wait()
 			}
 			if len(conn.packets) != len(c.packets) {
@@ -197,7 +197,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		kept := bytes.Clone(b)
 		for range 2 {
-			s.packet(t.Context(), in, b)
+			s.arrive(t.Context(), in, b)
 			s.wg.Wait()
 		}
 		if !bytes.Equal(b, kept) {

@@ -32,6 +32,8 @@ type request struct {
 	known bool
 	// machine is filled in for firmware only: nothing else says its architecture.
 	machine provisioning.Machine
+	// turn is left before anything that may wait; nil where it is nobody's.
+	turn *turn
 }
 
 // errNotForUs is a packet that is well formed and nobody's fault: an answer of another server, BOOTP.

@@ -44,6 +44,24 @@ type arrival struct {
 	from  netip.AddrPort
 	// unicast is true where it was sent to our own address, and not to everybody.
 	unicast bool
+	// turn is the reader's.
+	turn *turn
+}
+
+// turn is a packet's turn with the reader of its port. Most packets are answered within it, which is several times cheaper
+// than to hand each to a goroutine of its own. Whoever may have to wait, be it for a clock, a disk, a lock that is held
+// meanwhile or the log, leaves first: then another reads on, and the packets behind do not wait, too.
+type turn struct {
+	next func() // has another read on
+	left bool
+}
+
+// leave gives the turn up, once. A nil turn is nobody's.
+func (t *turn) leave() {
+	if t != nil && !t.left {
+		t.left = true
+		t.next()
+	}
 }
 
 // replier sends the answers: a socket.
@@ -71,7 +89,8 @@ const (
 	dropFailed         = "failed"
 )
 
-// serveUDP reads packets until c is closed and answers each in its own goroutine, a bounded number of them.
+// serveUDP reads packets and answers them, until c is closed or another goroutine reads on: see turn. The number of those
+// that still answer is bounded by the budgets' slots.
 func (s *Service) serveUDP(ctx context.Context, i Interface, c *udpConn, on port) error {
 	buf := make([]byte, maxPacket+1)
 	for {
@@ -86,11 +105,14 @@ func (s *Service) serveUDP(ctx context.Context, i Interface, c *udpConn, on port
 			}
 			continue
 		}
-		s.packet(ctx, arrival{i, c, on, from, unicast}, buf[:n])
+		t := &turn{next: func() { s.wg.Go(func() { _ = s.serveUDP(ctx, i, c, on) }) }} // it returns no error
+		if s.packet(ctx, arrival{i, c, on, from, unicast, t}, buf[:n]); t.left {
+			return nil
+		}
 	}
 }
 
-// packet looks at one packet and starts its answer, if it is to be looked into. b is the caller's again on return.
+// packet looks at one packet and answers it, if it is to be answered. b is the caller's again on return.
 func (s *Service) packet(ctx context.Context, in arrival, b []byte) {
 	now := s.deps.Now()
 	drop := func(reason string, args ...any) {
@@ -123,10 +145,9 @@ func (s *Service) packet(ctx context.Context, in arrival, b []byte) {
 		drop(why, "mac", r.mac)
 		return
 	}
-	s.wg.Go(func() {
-		defer func() { <-slots }()
-		s.answer(ctx, in, &r)
-	})
+	defer func() { <-slots }()
+	r.turn = in.turn
+	s.answer(ctx, in, &r)
 }
 
 // plausibleSource reports whether an answer can go to where the packet says it comes from, and does not come back to us:
@@ -173,7 +194,7 @@ func (s *Service) answer(ctx context.Context, in arrival, r *request) {
 			drop(dropNothing)
 			return
 		}
-		if isDiscover(r) && !s.pause(ctx, s.cfg.ResponseDelay) {
+		if isDiscover(r) && !s.wait(ctx, r, s.cfg.ResponseDelay) {
 			return
 		}
 		b = &boot{file}
@@ -250,6 +271,7 @@ func (s *Service) bootFor(ctx context.Context, log *slog.Logger, i Interface, r 
 			}
 		}
 		if s.decided(r, d, bootServer, now) {
+			r.turn.leave()
 			log.Info("boot ROM asks", "interface", i.Name, "mac", r.mac, "guid", r.machine.GUID, "arch", r.machine.Arch.String(), "ipxe", r.ipxe,
 				"relay", relayText(r.relay), "action", d.Action, "computer", d.Computer, "why", d.Why())
 		}
@@ -289,6 +311,15 @@ func (s *Service) cannotBoot(r *request, i Interface, now time.Time) string {
 		return fmt.Sprintf("it was offered its boot more than %d times in a row and asks again; it is left alone for %s", bootBurst, bootInterval)
 	}
 	return ""
+}
+
+// wait waits for d before r is answered; false where ctx ends first.
+func (s *Service) wait(ctx context.Context, r *request, d time.Duration) bool {
+	if d == 0 {
+		return true
+	}
+	r.turn.leave()
+	return s.pause(ctx, d)
 }
 
 // wait waits for d; false where ctx ends first.

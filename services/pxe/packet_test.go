@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"sync"
@@ -38,6 +39,14 @@ func newPacketService(t testing.TB, mode provisioning.PXEMode) (*Service, *fakeP
 	}
 	c := &fakeConn{}
 	return s, p, c, arrival{iface: iface, conn: c, port: portDHCP, from: netip.MustParseAddrPort("0.0.0.0:68")}, log
+}
+
+// arrive is a packet that comes in: it returns when the next may, like the reader of a port.
+func (s *Service) arrive(ctx context.Context, in arrival, b []byte) {
+	next := make(chan struct{}, 2)
+	in.turn = &turn{next: func() { next <- struct{}{} }}
+	s.wg.Go(func() { s.packet(ctx, in, b); next <- struct{}{} })
+	<-next
 }
 
 func (s *Service) dropped(service, reason string) int {
@@ -95,7 +104,7 @@ func TestDrops(t *testing.T) {
 			for _, f := range c.in {
 				f(&in)
 			}
-			s.packet(t.Context(), in, c.b)
+			s.arrive(t.Context(), in, c.b)
 			s.wg.Wait()
 			if got := conn.destinations(); got != "" {
 				t.Errorf("answered, to %s", got)
@@ -114,7 +123,7 @@ func TestDrops(t *testing.T) {
 	}
 	// The same packet gets its answer where nothing is wrong with it.
 	s, _, conn, in, _ := newPacketService(t, provisioning.PXEModeProxy)
-	s.packet(t.Context(), in, good)
+	s.arrive(t.Context(), in, good)
 	s.wg.Wait()
 	if got := conn.destinations(); got != "255.255.255.255:68" || testutil.ToFloat64(s.metrics.answers.WithLabelValues(serviceDHCP, "offer")) != 1 {
 		t.Errorf("answers to %q", got)
@@ -136,10 +145,10 @@ func TestFlood(t *testing.T) {
 					if firmware {
 						mods = append(mods, ovmf(7))
 					}
-					s.packet(t.Context(), in, client(t, mac, dhcpv4.MessageTypeDiscover, mods...).ToBytes())
+					s.arrive(t.Context(), in, client(t, mac, dhcpv4.MessageTypeDiscover, mods...).ToBytes())
 				}
 				// Its first packet, when every packet of the others has been spent already.
-				s.packet(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+				s.arrive(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
 				s.wg.Wait()
 				answered := 0
 				for _, b := range conn.packets {
@@ -184,7 +193,7 @@ func TestBusy(t *testing.T) {
 	}
 	for n := range unknownHandlers + 10 {
 		p.set(mac(n), true)
-		s.packet(t.Context(), in, client(t, mac(n), dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+		s.arrive(t.Context(), in, client(t, mac(n), dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
 	}
 	waiting.Wait()
 	if n := s.dropped(serviceDHCP, dropBusyUnknown); n != 10 {
@@ -192,7 +201,7 @@ func TestBusy(t *testing.T) {
 	}
 	s.pause = func(context.Context, time.Duration) bool { return true }
 	s.served.put(known, struct{}{}) // it was given something before
-	s.packet(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+	s.arrive(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
 	deadline := time.Now().Add(30 * time.Second)
 	for conn.destinations() == "" && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
@@ -204,11 +213,78 @@ func TestBusy(t *testing.T) {
 	s.wg.Wait()
 }
 
+// heldLeases are leases whose store does not come back until it is let go.
+type heldLeases struct {
+	fakeLeases
+	release chan struct{}
+}
+
+func (h *heldLeases) Save(ctx context.Context, l provisioning.Lease) error {
+	<-h.release
+	return h.fakeLeases.Save(ctx, l)
+}
+
+// TestTurn: while one answer waits, whatever for, the packets behind it are read.
+func TestTurn(t *testing.T) {
+	discover := func(t *testing.T) []byte { return client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes() }
+	for name, c := range map[string]struct {
+		hold   func(s *Service, release chan struct{})
+		packet func(t *testing.T) []byte
+	}{
+		"for the response delay": {func(s *Service, release chan struct{}) {
+			s.cfg.ResponseDelay = time.Second
+			s.pause = func(context.Context, time.Duration) bool { <-release; return true }
+		}, discover},
+		"for the same request heard directly": {func(s *Service, release chan struct{}) {
+			s.pause = func(context.Context, time.Duration) bool { <-release; return true }
+		}, func(t *testing.T) []byte {
+			return client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), relayed("198.51.100.1")).ToBytes()
+		}},
+		"for who uses an address": {func(s *Service, release chan struct{}) {
+			s.dhcp.inUse = func(context.Context, netip.Addr) (provisioning.MAC, error) { <-release; return "", nil }
+		}, discover},
+		"for a lease to be stored": {func(s *Service, release chan struct{}) {
+			s.deps.Leases = &heldLeases{release: release}
+			s.dhcp.table.remember(known, netip.MustParseAddr("192.0.2.105"), true, start)
+		}, func(t *testing.T) []byte {
+			return client(t, known, dhcpv4.MessageTypeRequest, wish("192.0.2.105"), chosen("192.0.2.10")).ToBytes()
+		}},
+		"for another's lease to be stored": {func(s *Service, release chan struct{}) {
+			s.dhcp.mu.Lock()
+			s.wg.Go(func() { <-release; s.dhcp.mu.Unlock() })
+		}, discover},
+		"for the log": {func(s *Service, release chan struct{}) {
+			s.bootLines = newLimiter[string](1, time.Hour, 1)
+			s.deps.Log = slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) { <-release; return len(b), nil }), nil))
+		}, discover},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _, conn, in, _ := newPacketService(t, provisioning.PXEModeDHCP)
+			s.bootLines = newLimiter[string](0, time.Hour, 1)
+			release := make(chan struct{})
+			c.hold(s, release)
+			s.arrive(t.Context(), in, c.packet(t)) // hangs where the turn is kept
+			if got := conn.destinations(); got != "" {
+				t.Errorf("answered to %s although it had to wait", got)
+			}
+			close(release)
+			s.wg.Wait()
+			if conn.destinations() == "" {
+				t.Error("no answer")
+			}
+		})
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
 func TestAnswerThatCannotBeSent(t *testing.T) {
 	s, _, conn, in, log := newPacketService(t, provisioning.PXEModeProxy)
 	conn.err = errors.New("no route")
 	for n := range byte(15) {
-		s.packet(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), xid(n)).ToBytes())
+		s.arrive(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7), xid(n)).ToBytes())
 		s.wg.Wait()
 	}
 	if n := s.dropped(serviceDHCP, dropFailed); n != 15 {
@@ -223,7 +299,7 @@ func TestAnswerThatCannotBeSent(t *testing.T) {
 func TestClientLimit(t *testing.T) {
 	s, _, conn, in, _ := newPacketService(t, provisioning.PXEModeProxy)
 	for range 3 * clientBurst {
-		s.packet(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+		s.arrive(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
 		s.wg.Wait()
 	}
 	// The first one made it a known machine, whose budget begins anew.

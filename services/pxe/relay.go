@@ -73,7 +73,7 @@ func (s *Service) relayFor(r *request, bootServer bool, now time.Time) netip.Add
 
 // reply sends an answer on the DHCP port, unless the client is answered by another way already.
 func (s *Service) reply(ctx context.Context, in arrival, r *request, reply *dhcpv4.DHCPv4) {
-	if r.relay.IsValid() && !s.pause(ctx, relayPause) {
+	if r.relay.IsValid() && !s.wait(ctx, r, relayPause) {
 		return
 	}
 	s.mu.Lock()

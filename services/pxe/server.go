@@ -138,6 +138,7 @@ func (s *dhcpServer) answer(ctx context.Context, log *slog.Logger, r *request, b
 		if err != nil || !look {
 			return o.reply, err
 		}
+		r.turn.leave()
 		by, err := s.inUse(ctx, o.offer)
 		if err != nil {
 			log.Warn("an address is offered without having been looked at", "interface", s.iface, "mac", r.mac, "address", o.offer, "err", err)
@@ -158,10 +159,16 @@ func (s *dhcpServer) answer(ctx context.Context, log *slog.Logger, r *request, b
 // step makes one decision and stores it. look is true where the address offered has not been this client's lately, and
 // where somebody who uses it would be heard.
 func (s *dhcpServer) step(ctx context.Context, log *slog.Logger, from *lending, r *request, b *boot, deps *Deps) (o outcome, look bool, err error) {
-	s.mu.Lock()
+	if !s.mu.TryLock() { // somebody's lease is being stored
+		r.turn.leave()
+		s.mu.Lock()
+	}
 	defer s.mu.Unlock()
 	now := deps.Now()
 	o = dhcpAnswer(from.table, from.pool, r, b, s.sole(from, now), now)
+	if o.why != "" || o.save != nil {
+		r.turn.leave()
+	}
 	if o.why != "" {
 		if s.warnings == nil {
 			s.warnings = newLimiter[string](silentBurst, silentInterval, 1)
