@@ -174,6 +174,8 @@ func serveHTTP(ctx context.Context, l net.Listener, srv *http.Server) error {
 	defer l.Close()
 	srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout, srv.MaxHeaderBytes = 10*time.Second, 30*time.Second, 30*time.Second, 16<<10
 	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	var err error

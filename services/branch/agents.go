@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -48,31 +49,45 @@ func (b *Branch) TLS() (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert}, nil
 }
 
-// maxRequest bounds an agent's request in bytes.
-const maxRequest = 1 << 20
+// Bounds of agents' requests in bytes.
+const (
+	maxRequest = 1 << 20
+	// maxRegister is for those who have shown no token yet: a secret, and what the firmware says of its machine.
+	maxRegister = 16 << 10
+)
 
 // Handler serves the agents' interface (client.Path…).
 func (b *Branch) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+client.PathRegister, func(w http.ResponseWriter, r *http.Request) {
-		var req client.RegisterRequest
-		b.answer(w, r, "register", &req, func() (any, error) { return b.register(r, req) })
+		b.answer(w, r, "register", func() (any, error) {
+			var req client.RegisterRequest
+			if err := decode(w, r, maxRegister, &req); err != nil {
+				return nil, err
+			}
+			return b.register(r, req)
+		})
 	})
 	mux.HandleFunc("POST "+client.PathAssignment, func(w http.ResponseWriter, r *http.Request) {
-		var req struct{}
-		b.answer(w, r, "assignment", &req, func() (any, error) {
+		b.answer(w, r, "assignment", func() (any, error) {
 			c, err := b.authenticate(r)
 			if err != nil {
+				return nil, err
+			}
+			if err := decode(w, r, maxRequest, &struct{}{}); err != nil {
 				return nil, err
 			}
 			return b.assign(r.Context(), c)
 		})
 	})
 	mux.HandleFunc("POST "+client.PathStatus, func(w http.ResponseWriter, r *http.Request) {
-		var messages []provisioning.StatusMessage
-		b.answer(w, r, "status", &messages, func() (any, error) {
+		b.answer(w, r, "status", func() (any, error) {
 			c, err := b.authenticate(r)
 			if err != nil {
+				return nil, err
+			}
+			var messages []provisioning.StatusMessage
+			if err := decode(w, r, maxRequest, &messages); err != nil {
 				return nil, err
 			}
 			return struct{}{}, b.record(r.Context(), c.Computer, messages)
@@ -81,14 +96,24 @@ func (b *Branch) Handler() http.Handler {
 	return mux
 }
 
-// answer decodes a request, calls f and encodes what it returns. request is its name in the metrics.
-func (b *Branch) answer(w http.ResponseWriter, r *http.Request, request string, in any, f func() (any, error)) {
-	out, err := any(nil), json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(in)
-	if err != nil {
-		err = provisioning.Errorf(provisioning.CodeInvalid, "", "decode request: %w", err)
-	} else {
-		out, err = f()
+// decode reads a request of at most limit bytes. One that did not come whole may be sent again.
+func decode(w http.ResponseWriter, r *http.Request, limit int64, in any) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return provisioning.Errorf(provisioning.CodeInvalid, "", "the request is larger than %d bytes", limit)
 	}
+	if err != nil {
+		return provisioning.Errorf(provisioning.CodeUnavailable, "", "read request: %w", err)
+	}
+	if err := json.Unmarshal(body, in); err != nil {
+		return provisioning.Errorf(provisioning.CodeInvalid, "", "decode request: %w", err)
+	}
+	return nil
+}
+
+// answer calls f and encodes what it returns. request is its name in the metrics.
+func (b *Branch) answer(w http.ResponseWriter, r *http.Request, request string, f func() (any, error)) {
+	out, err := f()
 	if err != nil {
 		d := provisioning.NewProblemDocument(err)
 		b.metrics.refusals.WithLabelValues(request, string(d.Code)).Inc()
@@ -231,7 +256,8 @@ func newID(rand io.Reader) (string, error) {
 	return hex.EncodeToString(b[:]), nil
 }
 
-// ServeAgents serves the agents' HTTPS with handler on the listener until ctx ends. It closes the listener.
+// ServeAgents serves the agents' HTTPS with handler on the listener until ctx ends. It closes the listener. It speaks HTTP/1.1
+// alone, as agents do: with HTTP/2 one connection would carry the requests of hundreds.
 func (b *Branch) ServeAgents(ctx context.Context, l net.Listener, handler http.Handler) error {
 	defer l.Close()
 	config, err := b.TLS()
@@ -239,13 +265,15 @@ func (b *Branch) ServeAgents(ctx context.Context, l net.Listener, handler http.H
 		return err
 	}
 	srv := &http.Server{
-		Handler: handler, TLSConfig: config,
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		Handler: b.bounded(handler), TLSConfig: config, Protocols: new(http.Protocols),
+		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: answerTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: withAgentConn,
+		ErrorLog: log.New(serverLog{b.cfg.Log}, "", 0),
 	}
+	srv.Protocols.SetHTTP1(true)
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	if err := srv.ServeTLS(l, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.ServeTLS(limitAgents(l, b.metrics.connectionDropped), "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve agents: %w", err)
 	}
 	return ctx.Err()

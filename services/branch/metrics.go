@@ -11,7 +11,7 @@ import (
 
 // metrics are what a branch counts. Label values are words of this package and of provisioning, never of the wire.
 type metrics struct {
-	runs, refusals                                  *prometheus.CounterVec
+	runs, refusals, dropped                         *prometheus.CounterVec
 	registrations                                   prometheus.Counter
 	outbox, lastContact, snapshotEpoch, snapshotNum prometheus.Gauge
 }
@@ -26,6 +26,7 @@ func newMetrics() *metrics {
 	return &metrics{
 		runs:          counter("branchpoint_branch_runs_total", "Runs that came into a state: started, succeeded or failed.", "state"),
 		refusals:      counter("branchpoint_branch_refusals_total", "Agents' requests that were refused, by request and the refusal's code.", "request", "code"),
+		dropped:       counter("branchpoint_branch_connections_dropped_total", "Agents' connections that were ended as there were too many, by reason.", "reason"),
 		registrations: prometheus.NewCounter(prometheus.CounterOpts{Name: "branchpoint_branch_registrations_total", Help: "Agents that exchanged a boot secret for a token."}),
 		outbox:        gauge("branchpoint_branch_outbox_messages", "Status messages that central has not acknowledged."),
 		lastContact:   gauge("branchpoint_branch_central_contact_timestamp_seconds", "When central last answered, in seconds since 1970; 0 if it has not since the start."),
@@ -39,10 +40,13 @@ func (m *metrics) register(reg prometheus.Registerer) error {
 	for _, s := range []provisioning.RunState{provisioning.RunStarted, provisioning.RunSucceeded, provisioning.RunFailed} {
 		m.runs.WithLabelValues(string(s)) // there from the beginning, so that the first is an increase
 	}
+	for _, reason := range []string{droppedDrivenOut, droppedAddress, droppedAll} {
+		m.dropped.WithLabelValues(reason)
+	}
 	if reg == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{m.runs, m.refusals, m.registrations, m.outbox, m.lastContact, m.snapshotEpoch, m.snapshotNum} {
+	for _, c := range []prometheus.Collector{m.runs, m.refusals, m.dropped, m.registrations, m.outbox, m.lastContact, m.snapshotEpoch, m.snapshotNum} {
 		if err := reg.Register(c); err != nil {
 			return provisioning.Errorf(provisioning.CodeInternal, "", "register the branch's metrics: %w", err)
 		}
@@ -62,6 +66,9 @@ func (m *metrics) runChanged(before, now provisioning.Run) {
 		m.runs.WithLabelValues(string(now.State)).Inc()
 	}
 }
+
+// connectionDropped counts a connection that was ended as there were too many.
+func (m *metrics) connectionDropped(reason string) { m.dropped.WithLabelValues(reason).Inc() }
 
 // contact notes that central has answered.
 func (m *metrics) contact(now time.Time) { m.lastContact.Set(float64(now.Unix())) }

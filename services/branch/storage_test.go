@@ -114,7 +114,12 @@ func TestAgentsWaitForADiskThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `
-		# HELP branchpoint_branch_outbox_messages Status messages that central has not acknowledged.
+		# HELP branchpoint_branch_connections_dropped_total Agents' connections that were ended as there were too many, by reason.
+# TYPE branchpoint_branch_connections_dropped_total counter
+branchpoint_branch_connections_dropped_total{reason="driven-out"} 0
+branchpoint_branch_connections_dropped_total{reason="too-many"} 0
+branchpoint_branch_connections_dropped_total{reason="too-many-from-address"} 0
+# HELP branchpoint_branch_outbox_messages Status messages that central has not acknowledged.
 		# TYPE branchpoint_branch_outbox_messages gauge
 		branchpoint_branch_outbox_messages 2
 		# HELP branchpoint_branch_refusals_total Agents' requests that were refused, by request and the refusal's code.
