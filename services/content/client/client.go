@@ -24,13 +24,20 @@ type Client struct {
 	// Patience is how long one request is repeated while the other side cannot be reached or is not ready; New sets
 	// DefaultPatience. A deployment outlives a restart of its branch.
 	Patience time.Duration
+	// Trouble, which may be nil, is told why a request is repeated, each time, once it has taken so long that somebody who
+	// watches would wonder (seconds); and nil, when the last one that it was told of has been answered. Calls do not overlap.
+	Trouble func(error)
 
-	single *atomic.Bool // the server knows of single chunks alone
+	hiccup  time.Duration // what a request may take without Trouble being told
+	single  *atomic.Bool  // the server knows of single chunks alone
+	waiting *waiting
 }
 
 const (
 	// DefaultPatience is longer than an appliance takes to start on slow hardware.
 	DefaultPatience = 5 * time.Minute
+	// hiccup is how long a request is repeated silently: a server that has too much to do says so, too.
+	hiccup = 2 * time.Second
 	// requestTime bounds one try, answer included. The largest chunk comes in time at 4 KiB/s.
 	requestTime = time.Minute
 	// corruptTries is how often something damaged is asked for again.
@@ -59,7 +66,10 @@ func New(baseURL string, h *http.Client) *Client {
 		t.MaxIdleConnsPerHost = connections
 		keep.Transport = t
 	}
-	return &Client{base: strings.TrimSuffix(baseURL, "/"), http: &keep, Patience: DefaultPatience, single: new(atomic.Bool)}
+	return &Client{
+		base: strings.TrimSuffix(baseURL, "/"), http: &keep, Patience: DefaultPatience,
+		hiccup: hiccup, single: new(atomic.Bool), waiting: &waiting{},
+	}
 }
 
 // Manifest returns the manifest with the given sum.
@@ -143,9 +153,15 @@ func (c *Client) fetch(ctx context.Context, path string, limit int64, check func
 }
 
 // do makes a request until it is answered, the answer is final, or patience or ctx end.
-func (c *Client) do(ctx context.Context, method, path string, header http.Header, body []byte, limit int64) ([]byte, error) {
+func (c *Client) do(ctx context.Context, method, path string, header http.Header, body []byte, limit int64) (_ []byte, err error) {
 	begin := time.Now()
 	pause := 100 * time.Millisecond
+	told := false
+	defer func() {
+		if told {
+			c.waiting.end(c.Trouble, err == nil)
+		}
+	}()
 	for {
 		b, err := c.once(ctx, method, path, header, body, limit)
 		if err == nil {
@@ -156,6 +172,10 @@ func (c *Client) do(ctx context.Context, method, path string, header http.Header
 		}
 		if provisioning.CodeOf(err) != provisioning.CodeUnavailable || time.Since(begin)+pause > c.Patience {
 			return nil, err
+		}
+		if c.Trouble != nil && time.Since(begin) >= c.hiccup {
+			c.waiting.tell(c.Trouble, err, !told)
+			told = true
 		}
 		// Half of the pause is random, so that a wave of machines does not come back in step.
 		t := time.NewTimer(pause/2 + rand.N(pause/2))

@@ -19,7 +19,7 @@ type Similar struct {
 }
 
 // similar returns the indexes of older and newer versions of what x describes. That there are none, or that the server
-// does not answer, costs only what could have been reused: it is asked once.
+// does not answer, costs only what could have been reused: it is asked once, for each of them as well.
 func (c *Client) similar(ctx context.Context, x *caibx.Index) []*caibx.Index {
 	sum := provisioning.SumSHA256(x.Encode())
 	b, err := c.once(ctx, http.MethodGet, PathIndexes+string(sum)+"/similar", nil, nil, maxAnswer)
@@ -28,11 +28,13 @@ func (c *Client) similar(ctx context.Context, x *caibx.Index) []*caibx.Index {
 		return nil
 	}
 	var all []*caibx.Index
+	impatient := *c
+	impatient.Patience = 0
 	for _, f := range s.Files[:min(len(s.Files), MaxSimilar)] {
 		if !f.Index.Valid() || f.Size < 0 || f.Size > 4*max(x.Size(), 1<<30) {
 			continue // so that what is read of it stays in proportion
 		}
-		if y, err := c.Index(ctx, f); err == nil {
+		if y, err := impatient.Index(ctx, f); err == nil {
 			all = append(all, y)
 		}
 	}
