@@ -30,6 +30,9 @@ func configure(ctx context.Context, c Config, log *slog.Logger, resolv string) (
 	if c.Timeout <= 0 {
 		c.Timeout = DefaultTimeout
 	}
+	if err := keepApart(); err != nil {
+		log.Warn("with several network interfaces in one network, clients may not reach each", "err", err)
+	}
 	try, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	if c.DHCP {
