@@ -15,6 +15,7 @@ import (
 	"branchpoint/provisioning"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 )
 
@@ -220,6 +221,86 @@ func TestServerTurnedOnLater(t *testing.T) {
 		}
 		if got := log.String(); !strings.Contains(got, "another DHCP server gives out addresses") || strings.Contains(got, dropSource) {
 			t.Errorf("the log:\n%s", got)
+		}
+	})
+}
+
+// TestTwoInterfacesInOneNetwork: where two interfaces of the service are in one network, a client gets one answer.
+func TestTwoInterfacesInOneNetwork(t *testing.T) {
+	inNetwork(t, func(t *testing.T, n sites) {
+		const second = "192.0.2.11"
+		for _, args := range []string{
+			"link add e1 type veth peer name e1-lan", "link set e1-lan master br0 up", "address add " + second + "/24 dev e1", "link set e1 up",
+		} {
+			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %s: %v: %s", args, err, out)
+			}
+		}
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			// 3 is BR_STATE_FORWARDING (linux/if_bridge.h): the link takes a moment.
+			if b, err := os.ReadFile("/sys/class/net/e1-lan/brport/state"); err == nil && strings.TrimSpace(string(b)) == "3" {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("the second interface hears nothing: %s %v", b, err)
+			}
+		}
+		const asked = 20
+		p, heard := newFakePolicy(), prometheus.NewRegistry()
+		mac := func(x byte) provisioning.MAC { return provisioning.MAC(fmt.Sprintf("52:54:02:00:00:%02x", x)) }
+		for x := range byte(asked) {
+			p.set(mac(x), true)
+		}
+		_, log, err := run(t, provisioning.PXEModeProxy, p, nil, func(c *Config, d *Deps) {
+			c.Interfaces = append(c.Interfaces, Interface{"e1", netip.MustParsePrefix(second + "/24")})
+			d.Metrics = heard
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := listenAs(t, n.client, 68)
+		for x := range byte(asked) {
+			c.send(t, everyone, client(t, mac(x), dhcpv4.MessageTypeDiscover, ovmf(7), xid(x)))
+			for deadline := time.After(30 * time.Second); len(c.all(us, x))+len(c.all(second, x)) == 0; {
+				select {
+				case <-c.more:
+				case <-deadline:
+					t.Fatalf("no answer to transaction %d:\n%s", x, log)
+				}
+			}
+		}
+		// What was heard a second time has been looked at, once as many are counted as were sent.
+		ended := func() (answered, otherwise int) {
+			families, err := heard.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				for _, m := range f.GetMetric() {
+					for _, l := range m.GetLabel() {
+						switch {
+						case l.GetValue() == "offer":
+							answered += int(m.GetCounter().GetValue())
+						case l.GetValue() == dropOtherWay:
+							otherwise += int(m.GetCounter().GetValue())
+						}
+					}
+				}
+			}
+			return answered, otherwise
+		}
+		answered, otherwise := ended()
+		for deadline := time.Now().Add(30 * time.Second); answered+otherwise < 2*asked && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond)
+			answered, otherwise = ended()
+		}
+		if answered != asked || otherwise != asked {
+			t.Errorf("%d transactions, each heard on two interfaces: %d answers, %d left to the other\n%s", asked, answered, otherwise, log)
+		}
+		for x := range byte(asked) {
+			got := append(c.all(us, x), c.all(second, x)...)
+			if len(got) != 1 || got[0].p.ServerIPAddr.String() != got[0].from.Addr().String() {
+				t.Errorf("transaction %d: %d answers; the first comes from %s: %s", x, len(got), got[0].from, text(got[0].p))
+			}
 		}
 	})
 }

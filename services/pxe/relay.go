@@ -77,7 +77,7 @@ func (s *Service) reply(ctx context.Context, in arrival, r *request, reply *dhcp
 		return
 	}
 	s.mu.Lock()
-	mine := s.claims.take(r, s.deps.Now())
+	mine := s.claims.take(in.iface.Name, r, s.deps.Now())
 	s.mu.Unlock()
 	if !mine {
 		s.metrics.drop(serviceDHCP, dropOtherWay)
@@ -118,20 +118,21 @@ func (s *Service) onOwnSegment(a netip.Addr) bool {
 // claim is the way by which a client is answered in one transaction.
 type claim struct {
 	xid     dhcpv4.TransactionID
+	iface   string
 	relay   netip.Addr
 	expires time.Time
 }
 
-// claims see to it that a client that is heard by several ways (directly and through a relay agent, or through two of
-// them) gets its answers by one. Not safe for concurrent use.
+// claims see to it that a client that is heard by several ways (directly and through a relay agent, through two of them,
+// or on two interfaces in one network) gets its answers by one. Not safe for concurrent use.
 type claims struct{ byMAC *lru[provisioning.MAC, claim] }
 
-// take reports whether r is to be answered by the way it came, and remembers it.
-func (c claims) take(r *request, now time.Time) bool {
+// take reports whether r, which came in on interface iface, is to be answered by the way it came, and remembers it.
+func (c claims) take(iface string, r *request, now time.Time) bool {
 	old, ok := c.byMAC.get(r.mac)
 	if ok && old.xid == r.packet.TransactionID && now.Before(old.expires) {
-		return old.relay == r.relay
+		return old.iface == iface && old.relay == r.relay
 	}
-	c.byMAC.put(r.mac, claim{r.packet.TransactionID, r.relay, now.Add(claimTime)})
+	c.byMAC.put(r.mac, claim{r.packet.TransactionID, iface, r.relay, now.Add(claimTime)})
 	return true
 }

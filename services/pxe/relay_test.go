@@ -48,11 +48,22 @@ func TestClaims(t *testing.T) {
 			c, now := claims{newLRU[provisioning.MAC, claim](10)}, start
 			for i, s := range steps {
 				now = now.Add(s.after)
-				if got := c.take(parsed(t, s.p), now); got != s.want {
+				if got := c.take("eth0", parsed(t, s.p), now); got != s.want {
 					t.Errorf("packet %d: answered %t, want %t", i, got, s.want)
 				}
 			}
 		})
+	}
+}
+
+// TestClaimOfInterface: two interfaces in one network hear the same packets; one answers.
+func TestClaimOfInterface(t *testing.T) {
+	c := claims{newLRU[provisioning.MAC, claim](10)}
+	r := parsed(t, client(t, known, dhcpv4.MessageTypeDiscover))
+	for i, want := range []bool{true, false, true} {
+		if got := c.take([]string{"eth0", "eth1"}[i%2], r, start); got != want {
+			t.Errorf("packet %d: answered %t, want %t", i, got, want)
+		}
 	}
 }
 
