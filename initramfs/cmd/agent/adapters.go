@@ -18,10 +18,23 @@ import (
 )
 
 // branch is a Branch over the network.
-type branch struct{ *client.Client }
+type branch struct {
+	*client.Client
+	// trouble is told why content does not come, again and again, and nil when it does.
+	trouble func(error)
+}
+
+// contentPatience is how long content is waited for. A disk that is half written is worth nothing, and a branch that was
+// off, or is without its data disk or its way to central, goes on where it was; so it is as long as the branch's token is
+// good for (services/branch, tokenLife).
+const contentPatience = 12 * time.Hour
 
 // Content reads from the branch's distribution point.
-func (b branch) Content() steps.Content { return distributionPoint{content.New(b.URL(), b.HTTP())} }
+func (b branch) Content() steps.Content {
+	c := content.New(b.URL(), b.HTTP())
+	c.Patience, c.Trouble = contentPatience, b.trouble
+	return distributionPoint{c}
+}
 
 // distributionPoint is a distribution point as the steps use it.
 type distributionPoint struct{ c *content.Client }

@@ -65,7 +65,11 @@ func run(ctx context.Context) error {
 			if err != nil {
 				return nil, err
 			}
-			return branch{c}, nil
+			return branch{c, func(err error) {
+				if screen.Content(err) {
+					log.Warn("content", "trouble", err)
+				}
+			}}, nil
 		},
 		Hardware: facts,
 		Machine: func(fw steps.Firmware) steps.System {

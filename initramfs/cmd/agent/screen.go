@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,6 +39,8 @@ type Screen struct {
 	started  time.Time // the step
 	text     string    // the progress's, when it was last shown
 	troubled bool
+	missing  string    // why content does not come, as shown; empty while it comes
+	missed   time.Time // when that was shown
 }
 
 // console is a Console with the writer that feeds it.
@@ -155,6 +158,46 @@ func (s *Screen) Delivery(err error) {
 		s.put("The branch answers again.")
 	}
 	s.troubled = err != nil
+}
+
+// Content says why content does not come, once, and again where that changes; and when it comes again (nil). It reports
+// whether it had anything to say. It may be called as often as something is tried.
+func (s *Screen) Content(err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		if s.missing != "" {
+			s.put("Content comes again, and the step goes on.")
+		}
+		said := s.missing != ""
+		s.missing = ""
+		return said
+	}
+	text := renderMissing(err)
+	now := s.now()
+	// Requests that are in flight together fail in different ways, and a screen has few lines.
+	if text == s.missing || s.missing != "" && now.Sub(s.missed) < missingEvery {
+		return false
+	}
+	s.missing, s.missed = text, now
+	s.put(text)
+	return true
+}
+
+// missingEvery is how often it is said at most why content does not come.
+const missingEvery = time.Minute
+
+// renderMissing says why content does not come: the cause alone, without the address and the names of chunks before it.
+func renderMissing(err error) string {
+	cause := err
+	if c := errors.Unwrap(err); c != nil {
+		cause = c
+	}
+	text := fmt.Sprintf("Cannot fetch content: %v. Trying again; the step goes on by itself.", cause)
+	if next := provisioning.NextOf(err); next != "" {
+		text += "\n  " + next
+	}
+	return text
 }
 
 func renderTrouble(doing string, err error) string {
