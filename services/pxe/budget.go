@@ -15,7 +15,7 @@ const (
 	unknownBurst, unknownInterval = 2000, time.Millisecond
 	// knownHandlers and unknownHandlers bound the packets that are being answered, response delays included.
 	knownHandlers, unknownHandlers = 1024, 256
-	// clientBurst and clientInterval bound those of one MAC address.
+	// clientBurst and clientInterval bound those of one client; see account.
 	clientBurst, clientInterval = 20, time.Second
 	// maxServed bounds the clients that are known because they were given something.
 	maxServed = 1 << 16
@@ -31,7 +31,7 @@ const (
 // budget is what one kind of clients may use: known ones, or all others. Not safe for concurrent use.
 type budget struct {
 	packets *limiter[string]
-	clients *limiter[provisioning.MAC]
+	clients *limiter[string]
 	slots   chan struct{}
 	// tooMany and busy are what metrics call a packet over the budget.
 	tooMany, busy string
@@ -40,14 +40,15 @@ type budget struct {
 func newBudget(burst int, interval time.Duration, handlers, interfaces int, tooMany, busy string) *budget {
 	return &budget{
 		packets: newLimiter[string](burst, interval, interfaces),
-		clients: newLimiter[provisioning.MAC](clientBurst, clientInterval, maxExchanges),
+		clients: newLimiter[string](clientBurst, clientInterval, maxExchanges),
 		slots:   make(chan struct{}, handlers), tooMany: tooMany, busy: busy,
 	}
 }
 
-// take reports why a packet is over the budget; "" where it is not. It then occupies one of the slots.
-func (b *budget) take(iface string, mac provisioning.MAC, now time.Time) (why string) {
-	if !b.clients.allow(mac, now) {
+// take reports why a packet of the client with the given account is over the budget; "" where it is not. It then occupies
+// one of the slots.
+func (b *budget) take(iface, account string, now time.Time) (why string) {
+	if !b.clients.allow(account, now) {
 		return dropClientTooMany
 	}
 	if !b.packets.allow(iface, now) {
@@ -61,17 +62,27 @@ func (b *budget) take(iface string, mac provisioning.MAC, now time.Time) (why st
 	}
 }
 
+// account is under what a client's packets and boots are counted: its MAC address; but its GUID, where that alone is what
+// the site's configuration knows of it. MAC addresses to go with that could be made up without end.
+func (s *Service) account(r *request) string {
+	if g := r.machine.GUID; g != "" && s.deps.Known != nil && !s.deps.Known(r.mac, "") && s.deps.Known(r.mac, g) {
+		return string(g)
+	}
+	return string(r.mac)
+}
+
 // admit takes r out of the budget that it belongs to: slots is to be read once when it is answered. why says, in the
 // metrics' words, why it is not to be answered; "" where it is.
 func (s *Service) admit(i Interface, r *request, now time.Time) (slots chan struct{}, why string) {
 	configured := s.deps.Known != nil && s.deps.Known(r.mac, r.machine.GUID)
+	account := s.account(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.unknown
 	if _, served := s.served.get(r.mac); configured || served {
 		b, r.known = s.known, true
 	}
-	return b.slots, b.take(i.Name, r.mac, now)
+	return b.slots, b.take(i.Name, account, now)
 }
 
 // rememberServed makes the clients of stored leases known ones.

@@ -305,9 +305,10 @@ func (s *Service) cannotBoot(r *request, i Interface, now time.Time) string {
 	if err := s.bootableNow(r, now); err != nil {
 		return err.Error()
 	}
+	account := s.account(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.bootLimit.allow(r.mac, now) {
+	if !s.bootLimit.allow(account, now) {
 		return fmt.Sprintf("it was offered its boot more than %d times in a row and asks again; it is left alone for %s", bootBurst, bootInterval)
 	}
 	return ""

@@ -311,6 +311,41 @@ func TestClientLimit(t *testing.T) {
 	}
 }
 
+// TestMadeUpAddressesOfOneGUID: a GUID that the site knows does not open its budget to any number of MAC addresses.
+func TestMadeUpAddressesOfOneGUID(t *testing.T) {
+	s, p, conn, in, _ := newPacketService(t, provisioning.PXEModeProxy)
+	now := start
+	s.deps.Now = func() time.Time { return now }
+	guid := parsed(t, client(t, third, dhcpv4.MessageTypeDiscover, ovmf(7))).machine.GUID
+	s.deps.Known = func(m provisioning.MAC, g provisioning.GUID) bool { return m == known || g == guid }
+	const flood = 500
+	ask := func(mac provisioning.MAC) (answers int) {
+		t.Helper()
+		before := len(conn.packets)
+		p.set(mac, true)
+		s.packet(t.Context(), in, client(t, mac, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+		s.wg.Wait()
+		return len(conn.packets) - before
+	}
+	answered := 0
+	for n := range flood {
+		answered += ask(provisioning.MAC(fmt.Sprintf("52:54:01:00:%02x:%02x", n>>8, n&255)))
+	}
+	if answered != bootBurst {
+		t.Errorf("%d boots are offered, want %d", answered, bootBurst)
+	}
+	if n := s.dropped(serviceDHCP, dropClientTooMany); n != flood-clientBurst {
+		t.Errorf("%d packets are dropped, want %d", n, flood-clientBurst)
+	}
+	if ask(known) != 1 {
+		t.Error("the machine with the known MAC address, and the same GUID, gets no answer")
+	}
+	now = now.Add(bootInterval)
+	if ask(third) != 1 {
+		t.Error("a machine with the known GUID gets no answer later")
+	}
+}
+
 // TestSilentExchangesApart: machines that get nothing displace no exchange of one that boots.
 func TestSilentExchangesApart(t *testing.T) {
 	e := newExchanges(3)

@@ -45,7 +45,7 @@ type Service struct {
 	known, unknown *budget
 	askerLimit     *limiter[asker]
 	configLimit    *limiter[provisioning.MAC]
-	bootLimit      *limiter[provisioning.MAC]
+	bootLimit      *limiter[string] // by account
 	badLimit       *limiter[string]
 	silentLimit    *limiter[string]
 	// bootLines bounds the log lines about machines that boot.
@@ -108,7 +108,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		unknown:     newBudget(unknownBurst, unknownInterval, unknownHandlers, len(cfg.Interfaces), dropTooManyUnknown, dropBusyUnknown),
 		askerLimit:  newLimiter[asker](configBurst, configInterval, maxExchanges),
 		configLimit: newLimiter[provisioning.MAC](maxAskers*configBurst, configInterval/maxAskers, maxExchanges),
-		bootLimit:   newLimiter[provisioning.MAC](bootBurst, bootInterval, maxExchanges),
+		bootLimit:   newLimiter[string](bootBurst, bootInterval, maxExchanges),
 		badLimit:    newLimiter[string](complaintBurst, complaintInterval, maxComplaints*len(cfg.Interfaces)),
 		silentLimit: newLimiter[string](silentBurst, silentInterval, 1),
 		bootLines:   newLimiter[string](bootLineBurst, bootLineInterval, 1),
