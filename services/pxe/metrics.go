@@ -16,7 +16,8 @@ const (
 
 // metrics counts what the service point does. Label values are words of this package, never of the wire.
 type metrics struct {
-	// dropped counts what was not answered although it came in, by reason; answers what was, by kind.
+	// dropped counts what came in and was not served, by reason: it got no answer, or an error. answers counts what was, by
+	// kind.
 	dropped, answers *prometheus.CounterVec
 	// otherServer counts what clients ask of another DHCP server while this one is the site's.
 	otherServer prometheus.Counter
@@ -26,7 +27,7 @@ type metrics struct {
 // configuration, goes on counting where the one before it stopped.
 func newMetrics(reg prometheus.Registerer) *metrics {
 	return &metrics{
-		dropped:     counter(reg, "branchpoint_pxe_dropped_total", "Packets and requests that got no answer, by service and reason.", "service", "reason"),
+		dropped:     counter(reg, "branchpoint_pxe_dropped_total", "Packets and requests that were not served, by service and reason: they got no answer, or an error.", "service", "reason"),
 		answers:     counter(reg, "branchpoint_pxe_answers_total", "Packets and requests that were answered, by service and kind.", "service", "kind"),
 		otherServer: counter(reg, "branchpoint_pxe_foreign_dhcp_requests_total", "Clients on our network that took the address of another DHCP server while this is the site's.").WithLabelValues(),
 	}

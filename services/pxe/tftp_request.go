@@ -137,6 +137,9 @@ func (t *tftpServer) ended(p *place, end ending) {
 		t.bootLine(p.client.Addr(), "TFTP: sent", "client", p.client, "file", p.name, "octets", p.size, "took", took, "blksize", p.terms.blksize, "windowsize", p.terms.window)
 	case endProbed:
 		t.metrics.answer(serviceTFTP, string(end))
+	case endTooLong:
+		t.metrics.drop(serviceTFTP, string(end))
+		t.complain(t.iface, "TFTP: a client is too slow; its transfer has ended", t.deps.Now(), "client", p.client, "file", p.name, "took", took)
 	default:
 		t.metrics.drop(serviceTFTP, string(end))
 		t.deps.Log.Debug("TFTP: transfer ended early", "client", p.client, "file", p.name, "why", end, "took", took)

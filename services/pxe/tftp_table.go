@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -34,8 +35,10 @@ type place struct {
 	sender *sender
 	size   int64
 
-	// waiting is the place's element among those of whom nothing has come yet; nil once something has.
-	waiting *list.Element
+	// waiting is the place's element among those of whom nothing has come yet; nil once something has. turnedAway is true
+	// where something came, while there were as many transfers as there may be.
+	waiting    *list.Element
+	turnedAway bool
 	// stop ends the transfer; nil while there is none.
 	stop func()
 }
@@ -46,9 +49,9 @@ type place struct {
 type transferTable struct {
 	mu       sync.Mutex
 	byClient map[netip.AddrPort]*place
-	perAddr  map[netip.Addr]int
-	waiting  *list.List // of *place, the oldest in front
-	// ended are the ports of transfers that are over, the last tftpEnded ones: what comes late from their clients is no
+	perAddr  map[netip.Addr][]*place // the oldest first
+	waiting  *list.List              // of *place, the oldest in front
+	// ended are the ports of transfers that are over or had no place, the last tftpEnded ones: what comes late from their clients is no
 	// error, and one in answer would be taken for the transfer's.
 	ended   map[netip.AddrPort]*net.UDPConn
 	endings []netip.AddrPort
@@ -56,7 +59,7 @@ type transferTable struct {
 
 func newTransferTable() *transferTable {
 	return &transferTable{
-		byClient: map[netip.AddrPort]*place{}, perAddr: map[netip.Addr]int{}, waiting: list.New(), ended: map[netip.AddrPort]*net.UDPConn{},
+		byClient: map[netip.AddrPort]*place{}, perAddr: map[netip.Addr][]*place{}, waiting: list.New(), ended: map[netip.AddrPort]*net.UDPConn{},
 	}
 }
 
@@ -73,27 +76,27 @@ func (t *transferTable) admit(p *place, now time.Time) (evicted *place, reason s
 		t.drop(old)
 	}
 	switch {
-	case t.perAddr[p.client.Addr()] >= tftpPerAddress:
-		if evicted = t.oldest(p.client.Addr()); evicted == nil {
+	case len(t.perAddr[p.client.Addr()]) >= tftpPerAddress:
+		if evicted = t.oldestOf(p.client.Addr()); evicted == nil {
 			return nil, "too-many-from-address"
 		}
 	case t.waiting.Len() >= tftpWaiting:
-		evicted = t.oldest(netip.Addr{})
+		evicted = t.waiting.Front().Value.(*place)
 	}
 	if evicted != nil {
 		t.drop(evicted)
 	}
 	t.byClient[p.client] = p
-	t.perAddr[p.client.Addr()]++
+	t.perAddr[p.client.Addr()] = append(t.perAddr[p.client.Addr()], p)
 	p.waiting = t.waiting.PushBack(p)
 	p.sender.start(now) // which says to send p.first
 	return evicted, ""
 }
 
-// oldest is the place that has waited longest, of address a where that is valid; nil where none waits.
-func (t *transferTable) oldest(a netip.Addr) *place {
-	for el := t.waiting.Front(); el != nil; el = el.Next() {
-		if p := el.Value.(*place); !a.IsValid() || p.client.Addr() == a {
+// oldestOf is the place of an address that has waited longest; nil where none waits.
+func (t *transferTable) oldestOf(a netip.Addr) *place {
+	for _, p := range t.perAddr[a] {
+		if p.waiting != nil {
 			return p
 		}
 	}
@@ -115,6 +118,7 @@ func (t *transferTable) packet(client netip.AddrPort, tid *net.UDPConn, b []byte
 	case p.waiting == nil: // it came while the transfer's own socket was being opened
 		return p, step{dropped: "stale"}, false
 	case len(t.byClient)-t.waiting.Len() >= tftpTransfers && !isError(b):
+		p.turnedAway = true
 		return p, step{dropped: "too-many"}, false // it asks again, or is asked, while there may be a place
 	}
 	st = p.sender.packet(b, now)
@@ -171,7 +175,7 @@ func (t *transferTable) drop(p *place) {
 	if p.stop != nil {
 		p.stop()
 	}
-	answered := p.waiting == nil
+	answered := p.waiting == nil || p.turnedAway
 	t.unwait(p)
 	if t.byClient[p.client] != p {
 		return
@@ -180,8 +184,9 @@ func (t *transferTable) drop(p *place) {
 		t.remember(p)
 	}
 	delete(t.byClient, p.client)
-	if a := p.client.Addr(); t.perAddr[a] > 1 {
-		t.perAddr[a]--
+	a := p.client.Addr()
+	if i := slices.Index(t.perAddr[a], p); len(t.perAddr[a]) > 1 {
+		t.perAddr[a] = slices.Delete(t.perAddr[a], i, i+1)
 	} else {
 		delete(t.perAddr, a)
 	}

@@ -21,10 +21,15 @@ func ask(table *transferTable, client, request string) (p, evicted *place, reaso
 func (t *transferTable) check(tb testing.TB) {
 	tb.Helper()
 	sum, waiting := 0, 0
-	for _, n := range t.perAddr {
-		sum += n
-		if n < 1 || n > tftpPerAddress {
-			tb.Fatalf("an address has %d places", n)
+	for a, places := range t.perAddr {
+		sum += len(places)
+		if len(places) < 1 || len(places) > tftpPerAddress {
+			tb.Fatalf("an address has %d places", len(places))
+		}
+		for _, p := range places {
+			if p.client.Addr() != a || t.byClient[p.client] != p {
+				tb.Fatalf("%s has no place, but is counted among those of %s", p.client, a)
+			}
 		}
 	}
 	for _, p := range t.byClient {
@@ -142,6 +147,16 @@ func TestTransferTable(t *testing.T) {
 	if reason, transfer := table.proved(last); reason != "too-many" || transfer {
 		t.Errorf("one more than may be: %q, %t", reason, transfer)
 	}
+	// Another one has waited for so long that its place is gone: what it sends is dropped as before, as an error would end
+	// its boot.
+	late := waiting[len(waiting)-2]
+	late.tid = &net.UDPConn{}
+	table.proved(late)
+	table.leave(late)
+	if reason, transfer := table.proved(late); reason != "stale" || transfer {
+		t.Errorf("one that was turned away too long: %q, %t", reason, transfer)
+	}
+	table.check(t)
 	table.leave(all[0])
 	if reason, transfer := table.proved(last); reason != "" || !transfer {
 		t.Errorf("there is a place, and it asks again: %q, %t", reason, transfer)

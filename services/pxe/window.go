@@ -14,8 +14,9 @@ const (
 	unprovenTime = 5 * time.Second
 	// stallTime ends a transfer in which nothing new was acknowledged for so long, or for three timeouts of the client's.
 	stallTime = 15 * time.Second
-	// tftpTotal ends any transfer: the largest loader has 3 MB.
-	tftpTotal = 3 * time.Minute
+	// tftpTotal ends any transfer, with tftpPace for each block that was acknowledged: the largest loader has 3 MB, which
+	// across a slow line and without options are 6000 round trips.
+	tftpTotal, tftpPace = 3 * time.Minute, 200 * time.Millisecond
 )
 
 // ending is how a transfer ended; "" is not yet. They are labels of the metrics.
@@ -96,7 +97,7 @@ func (s *sender) send(now time.Time, fresh bool) step {
 // plan sets when tick is to be called.
 func (s *sender) plan(now time.Time) {
 	s.due = now.Add(s.timeout)
-	limits := []time.Time{s.begun.Add(tftpTotal), s.progress.Add(s.patience())}
+	limits := []time.Time{s.begun.Add(s.total()), s.progress.Add(s.patience())}
 	if !s.proven {
 		limits = append(limits, s.begun.Add(unprovenTime))
 	}
@@ -107,6 +108,9 @@ func (s *sender) plan(now time.Time) {
 	}
 }
 
+// total is how long the transfer may take in all, going by how far it has come.
+func (s *sender) total() time.Duration { return tftpTotal + time.Duration(s.acked)*tftpPace }
+
 func (s *sender) patience() time.Duration { return max(stallTime, 3*s.fixed) }
 
 // tick is called when due has come. It may be called earlier.
@@ -114,7 +118,7 @@ func (s *sender) tick(now time.Time) step {
 	switch {
 	case !s.proven && now.Sub(s.begun) >= unprovenTime:
 		return step{end: endUnproven}
-	case now.Sub(s.begun) >= tftpTotal:
+	case now.Sub(s.begun) >= s.total():
 		return step{end: endTooLong}
 	case now.Sub(s.progress) >= s.patience():
 		return step{end: endStalled}
@@ -130,7 +134,7 @@ func (s *sender) tick(now time.Time) step {
 
 // packet takes a packet of the client's.
 func (s *sender) packet(b []byte, now time.Time) step {
-	if now.Sub(s.begun) >= tftpTotal {
+	if now.Sub(s.begun) >= s.total() {
 		return step{end: endTooLong}
 	}
 	if len(b) < tftpHeader {
