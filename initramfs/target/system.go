@@ -175,7 +175,7 @@ func (s *System) Unmount(ctx context.Context) error {
 		case err == nil, errors.Is(err, unix.EINVAL): // EINVAL: gone meanwhile
 			continue
 		case !errors.Is(err, unix.EBUSY) || time.Now().After(deadline):
-			err = provisioning.Errorf(provisioning.CodeConflict, "End what still uses the installed system's files.", "unmount %s: %w", last, err)
+			err = provisioning.Errorf(provisioning.CodeConflict, "End what still uses the installed system's files, then run the task sequence again.", "unmount %s: %w", last, err)
 			return errors.Join(lost, err)
 		}
 		select {

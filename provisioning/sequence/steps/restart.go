@@ -2,8 +2,8 @@ package steps
 
 import (
 	"context"
+	"fmt"
 
-	"branchpoint/provisioning"
 	"branchpoint/provisioning/sequence"
 )
 
@@ -11,7 +11,7 @@ import (
 // earlier, the branch would take the run for an interrupted one and begin it again.
 func (r *Runner) restart(ctx context.Context) sequence.Result {
 	if err := r.Close(ctx); err != nil {
-		return failed(provisioning.Errorf(provisioning.CodeOf(err), "End what still uses the disk, then run the task sequence again.", "unmount the installed system: %w", err))
+		return failed(fmt.Errorf("unmount the installed system: %w", err))
 	}
 	return sequence.Result{Text: "The disks are written; the computer restarts when the branch has noted the end." + r.bootNext(ctx), Restart: true}
 }

@@ -464,6 +464,18 @@ func TestRestartUnmounts(t *testing.T) {
 	}
 }
 
+// TestRestartSaysWhatToDo: what helps depends on what is wrong, which only the system knows.
+func TestRestartSaysWhatToDo(t *testing.T) {
+	s := fake(false)
+	s.OnUnmount = func() error {
+		return provisioning.Errorf(provisioning.CodeInternal, "Replace the disk.", "write back /: input/output error")
+	}
+	res := run(t, s, &content{}, layout(boot, root), image("tar"), provisioning.Step{Restart: &provisioning.Restart{}})
+	if res.Err == nil || res.Restart || provisioning.NextOf(res.Err) != "Replace the disk." || !strings.Contains(res.Err.Error(), "input/output error") {
+		t.Errorf("%+v, next: %s", res, provisioning.NextOf(res.Err))
+	}
+}
+
 // TestRestartChoosesTheInstalledSystem plays efibootmgr with an entry of an earlier deployment.
 func TestRestartChoosesTheInstalledSystem(t *testing.T) {
 	const before = "BootCurrent: 0001\nBootOrder: 0001,0000\nBoot0000* UiApp\tFvVol\nBoot0001* UEFI PXEv4\tPciRoot\n"
