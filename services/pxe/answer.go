@@ -54,9 +54,13 @@ func addBoot(reply *dhcpv4.DHCPv4, r *request, server netip.Addr, file string) {
 }
 
 // proxyOffer answers the DISCOVER of a boot ROM beside the DHCP server that gives it its address: no address, only
-// what to boot.
+// what to boot. A relay agent is to broadcast it: without being told to, it would send it to the address that it brings, which
+// is none (RFC 2131 section 4.1).
 func proxyOffer(r *request, server netip.Addr, file string) *dhcpv4.DHCPv4 {
 	reply := newReply(r.packet, dhcpv4.MessageTypeOffer, server)
+	if r.relay.IsValid() && r.packet.ClientIPAddr.IsUnspecified() {
+		reply.SetBroadcast()
+	}
 	addBoot(reply, r, server, file)
 	return reply
 }

@@ -78,6 +78,7 @@ func TestProxyAnswers(t *testing.T) {
 		{"proxy-ipxe-uefi", client(t, known, discover, ipxe(iana.EFI_BC))},
 		{"proxy-http", client(t, known, discover, httpBoot)},
 		{"proxy-relayed", client(t, known, discover, ovmf(iana.EFI_BC), relayed("198.51.100.1"))},
+		{"proxy-relayed-ipxe", client(t, known, discover, ipxe(iana.INTEL_X86PC), relayed("198.51.100.1"))},
 		{"proxy-no-guid", client(t, known, discover, ovmf(iana.EFI_X86_64), dhcpv4.WithoutOption(dhcpv4.OptionClientMachineIdentifier))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
