@@ -2,7 +2,9 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,15 +15,20 @@ import (
 	"branchpoint/initramfs/network"
 	"branchpoint/provisioning"
 	"branchpoint/services/pxe"
+
+	"github.com/vishvananda/netlink"
 )
 
-// retryNetwork is the pause before an interface that failed is tried again: a cable may be plugged in at any time.
+// retryNetwork is the pause before an interface that failed is tried again: a cable may be plugged in at any time. It is
+// also how often those that work are looked at: a card may go, and come back as a new one without its address.
 const retryNetwork = 5 * time.Second
 
 // links are the appliance's network interfaces, as far as they have addresses.
 type links struct {
-	a     *appliance
-	sleep func(context.Context, time.Duration) error
+	a         *appliance
+	sleep     func(context.Context, time.Duration) error
+	configure func(context.Context, network.Config, *slog.Logger) (network.Status, error)
+	look      func(name string) (card, error)
 
 	mu      sync.Mutex
 	state   map[string]linkState // by what site.yaml calls the interface
@@ -39,7 +46,7 @@ type linkState struct {
 }
 
 func newLinks(a *appliance) *links {
-	return &links{a: a, sleep: pause, state: map[string]linkState{}, changed: make(chan struct{})}
+	return &links{a: a, sleep: pause, configure: network.Configure, look: lookAtCard, state: map[string]linkState{}, changed: make(chan struct{})}
 }
 
 // startNetwork configures every interface that site.yaml names, or every one there is by DHCP, each by itself and again
@@ -67,15 +74,23 @@ func (l *links) start(ctx context.Context, c provisioning.ApplianceInterface) {
 }
 
 // discover starts every interface there is, and those that appear later: a driver may take its time, and cards behind USB
-// are plugged in at any time.
+// are plugged in at any time. One that has gone is forgotten, and started anew when it is back.
 func (l *links) discover(ctx context.Context, find func() ([]network.Link, error), start func(context.Context, provisioning.ApplianceInterface)) {
-	started := map[string]bool{}
+	started := map[string]context.CancelFunc{}
 	for {
 		found, err := find()
+		for name, stop := range started {
+			if err == nil && !slices.ContainsFunc(found, func(f network.Link) bool { return f.Name == name }) {
+				stop()
+				delete(started, name)
+				l.forget(name)
+			}
+		}
 		for _, f := range found {
-			if !started[f.Name] {
-				started[f.Name] = true
-				start(ctx, provisioning.ApplianceInterface{Name: f.Name, DHCP: true})
+			if started[f.Name] == nil {
+				one, stop := context.WithCancel(ctx)
+				started[f.Name] = stop
+				start(one, provisioning.ApplianceInterface{Name: f.Name, DHCP: true})
 			}
 		}
 		switch {
@@ -91,21 +106,25 @@ func (l *links) discover(ctx context.Context, find func() ([]network.Link, error
 	}
 }
 
-// keep configures one interface, again until it works.
+// forget takes an interface that there is no more off the list.
+func (l *links) forget(name string) {
+	l.change(func() {
+		l.order = slices.DeleteFunc(l.order, func(n string) bool { return n == name })
+		delete(l.state, name)
+	})
+	l.a.Log.Warn("network interface is gone", "interface", name)
+}
+
+// keep configures one interface, again until it works, and whenever its card comes back.
 func (l *links) keep(ctx context.Context, name string, c provisioning.ApplianceInterface) {
 	config, err := networkConfig(c)
 	if err != nil {
 		l.set(name, linkState{err: err})
 		return
 	}
-	config.Changed = func(s network.Status) { l.set(name, linkState{status: s, serves: c.Serves(), up: s.Address.IsValid()}) }
 	for {
-		status, err := network.Configure(ctx, config, l.a.Log)
+		err := l.hold(ctx, name, config, c.Serves())
 		if ctx.Err() != nil {
-			return
-		}
-		if err == nil {
-			l.set(name, linkState{status: status, serves: c.Serves(), up: true})
 			return
 		}
 		l.set(name, linkState{serves: c.Serves(), err: err})
@@ -113,6 +132,65 @@ func (l *links) keep(ctx context.Context, name string, c provisioning.ApplianceI
 			return
 		}
 	}
+}
+
+// hold configures an interface and watches over it. It returns why there is no network on it, or none any more.
+func (l *links) hold(ctx context.Context, name string, config network.Config, serves bool) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop() // the lease of a card that is gone
+	set := func(s network.Status) {
+		if ctx.Err() == nil {
+			l.set(name, linkState{status: s, serves: serves, up: s.Address.IsValid()})
+		}
+	}
+	config.Changed = set
+	status, err := l.configure(ctx, config, l.a.Log)
+	if err != nil {
+		return err
+	}
+	set(status)
+	for index := 0; ; {
+		now, err := l.look(status.Interface)
+		if index == 0 {
+			index = now.index
+		}
+		// DHCP takes its addresses away and sets others by itself.
+		if err == nil && (now.index == 0 || now.index != index || !config.DHCP && !slices.Contains(now.addresses, status.Address)) {
+			l.a.Log.Warn("network interface is gone or has lost its address", "interface", status.Interface, "address", status.Address)
+			return fmt.Errorf("network interface %s is gone, or has lost its address %s", status.Interface, status.Address)
+		}
+		if err := l.sleep(ctx, retryNetwork); err != nil {
+			return err
+		}
+	}
+}
+
+// card is what the kernel has under an interface's name. A card that goes and comes back has another index.
+type card struct {
+	index     int // 0: none
+	addresses []netip.Prefix
+}
+
+// lookAtCard asks the kernel. An error says nothing of the card.
+func lookAtCard(name string) (card, error) {
+	link, err := netlink.LinkByName(name)
+	if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
+		return card{}, nil
+	}
+	if err != nil {
+		return card{}, fmt.Errorf("find interface %s: %w", name, err)
+	}
+	addresses, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return card{}, fmt.Errorf("list the addresses of %s: %w", name, err)
+	}
+	c := card{index: link.Attrs().Index}
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.IPNet.String()); err == nil {
+			c.addresses = append(c.addresses, p)
+		}
+	}
+	return c, nil
 }
 
 // networkConfig turns site.yaml's words, which were validated, into the network package's.
@@ -139,9 +217,12 @@ func networkConfig(c provisioning.ApplianceInterface) (network.Config, error) {
 	return out, nil
 }
 
-func (l *links) set(name string, s linkState) {
+func (l *links) set(name string, s linkState) { l.change(func() { l.state[name] = s }) }
+
+// change changes what the interfaces are, shows it and tells those who wait for it.
+func (l *links) change(f func()) {
 	l.mu.Lock()
-	l.state[name] = s
+	f()
 	close(l.changed)
 	l.changed = make(chan struct{})
 	l.mu.Unlock()

@@ -170,6 +170,118 @@ func TestDiscoverStartsCardsThatAppearLater(t *testing.T) {
 	}
 }
 
+// TestDiscoverForgetsCards: one that goes and comes back is a new one, and nothing is left of the old.
+func TestDiscoverForgetsCards(t *testing.T) {
+	l := testLinks()
+	eth, usb := network.Link{Name: "eth0"}, network.Link{Name: "usb0"}
+	rounds := []struct {
+		found []network.Link
+		err   error
+		order []string
+	}{
+		{[]network.Link{eth, usb}, nil, []string{"eth0", "usb0"}},
+		{nil, errors.New("not now"), []string{"eth0", "usb0"}}, // says nothing of the cards
+		{[]network.Link{eth}, nil, []string{"eth0"}},
+		{[]network.Link{eth, usb}, nil, []string{"eth0", "usb0"}},
+	}
+	round := 0
+	l.sleep = func(context.Context, time.Duration) error {
+		if !slices.Equal(l.order, rounds[round].order) {
+			t.Errorf("round %d: %q, want %q", round, l.order, rounds[round].order)
+		}
+		if round++; round == len(rounds) {
+			return context.Canceled
+		}
+		return nil
+	}
+	started := map[string][]context.Context{}
+	l.discover(t.Context(), func() ([]network.Link, error) { return rounds[round].found, rounds[round].err },
+		func(ctx context.Context, c provisioning.ApplianceInterface) {
+			started[c.Name] = append(started[c.Name], ctx)
+			l.order = append(l.order, c.Name)
+			l.lease(c.Name, "192.0.2.10/24", true)
+		})
+	if e, u := started["eth0"], started["usb0"]; len(e) != 1 || e[0].Err() != nil || len(u) != 2 || u[0].Err() == nil || u[1].Err() != nil {
+		t.Errorf("eth0 was started %d times, usb0 %d times; or the one that went goes on, or another has ended", len(e), len(u))
+	}
+}
+
+// TestCardsAreWatched: an interface whose card goes, or comes back as another, is down, and is configured anew.
+func TestCardsAreWatched(t *testing.T) {
+	address := netip.MustParsePrefix("192.0.2.10/24")
+	here := []netip.Prefix{netip.MustParsePrefix("fe80::1/64"), address}
+	static := provisioning.ApplianceInterface{Name: "eth0", Address: address.String()}
+	dhcp := provisioning.ApplianceInterface{Name: "eth0", DHCP: true}
+	for _, c := range []struct {
+		name  string
+		of    provisioning.ApplianceInterface
+		then  card
+		err   error
+		holds bool
+	}{
+		{"nothing happens", static, card{7, here}, nil, true},
+		{"nobody knows", static, card{}, errors.New("interrupted"), true},
+		{"gone", static, card{}, nil, false},
+		{"another card", static, card{8, here}, nil, false},
+		{"address lost", static, card{7, here[:1]}, nil, false},
+		{"nothing happens, by DHCP", dhcp, card{7, here}, nil, true},
+		{"gone, by DHCP", dhcp, card{}, nil, false},
+		{"another card, by DHCP", dhcp, card{8, nil}, nil, false},
+		{"address withdrawn by DHCP", dhcp, card{7, nil}, nil, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := testLinks("eth0")
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var configured []context.Context
+			var changed func(network.Status)
+			l.configure = func(ctx context.Context, config network.Config, _ *slog.Logger) (network.Status, error) {
+				configured, changed = append(configured, ctx), config.Changed
+				return network.Status{Interface: "eth0", Address: address}, nil
+			}
+			looks := 0
+			l.look = func(string) (card, error) {
+				if looks++; looks == 1 || len(configured) > 1 {
+					return card{7, here}, nil
+				}
+				return c.then, c.err
+			}
+			var ups []bool
+			l.sleep = func(context.Context, time.Duration) error {
+				on, _ := l.serving(nil)
+				if ups = append(ups, len(on) == 1); len(ups) == 2 && !c.holds {
+					changed(network.Status{Interface: "eth0", Address: address}) // of the old card: too late
+					if on, _ := l.serving(nil); len(on) != 0 {
+						t.Error("what comes of the lease of a card that is gone counts")
+					}
+				}
+				if len(ups) == 3 {
+					cancel()
+				}
+				return ctx.Err()
+			}
+			l.keep(ctx, "eth0", c.of)
+			want, times := []bool{true, true, true}, 1
+			if !c.holds {
+				want, times = []bool{true, false, true}, 2
+			}
+			if !slices.Equal(ups, want) || len(configured) != times || !c.holds && configured[0].Err() == nil {
+				t.Errorf("up: %v, want %v; configured %d times", ups, want, len(configured))
+			}
+		})
+	}
+}
+
+func TestLookAtCard(t *testing.T) {
+	c, err := lookAtCard("lo")
+	if err != nil || c.index == 0 || !slices.Contains(c.addresses, netip.MustParsePrefix("127.0.0.1/8")) {
+		t.Errorf("lo is %+v, %v", c, err)
+	}
+	if c, err := lookAtCard("no-such-card"); err != nil || c.index != 0 || c.addresses != nil {
+		t.Errorf("a card that is not there is %+v, %v", c, err)
+	}
+}
+
 func TestNetworkItem(t *testing.T) {
 	card := network.PCIDevice{Slot: "0000:00:03.0", Vendor: "10ec", Device: "8029", SubsystemVendor: "1af4", SubsystemDevice: "1100"}
 	up := linkState{status: network.Status{Interface: "eth0", Address: netip.MustParsePrefix("192.0.2.10/24")}, serves: true, up: true}
