@@ -48,7 +48,25 @@ type tftpServer struct {
 func (s *Service) newTFTP(i Interface) *tftpServer {
 	return &tftpServer{
 		Service: s, iface: i, addr: i.Prefix.Addr(), device: i.Name, table: newTransferTable(),
-		mtu: func() int { return mtuOf(i.Name) },
+		mtu: held(mtuTime, s.deps.Now, func() int { return mtuOf(i.Name) }),
+	}
+}
+
+// mtuTime is how long it holds what an interface's MTU is: asking the kernel costs more than the rest of an answer.
+const mtuTime = time.Second
+
+// held is f, whose result holds for d.
+func held(d time.Duration, now func() time.Time, f func() int) func() int {
+	var mu sync.Mutex
+	var at time.Time
+	var last int
+	return func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		if age := now().Sub(at); at.IsZero() || age < 0 || age >= d {
+			at, last = now(), f()
+		}
+		return last
 	}
 }
 

@@ -168,6 +168,20 @@ func equalOptions(a, b map[string]int64) bool {
 	return true
 }
 
+func TestHeld(t *testing.T) {
+	now, asked := start, 0
+	f := held(time.Second, func() time.Time { return now }, func() int { asked++; return asked })
+	for _, c := range []struct {
+		after time.Duration
+		want  int
+	}{{0, 1}, {0, 1}, {999 * time.Millisecond, 1}, {time.Millisecond, 2}, {0, 2}, {-time.Hour, 3}} { // a clock that goes back
+		now = now.Add(c.after)
+		if got := f(); got != c.want {
+			t.Errorf("at %s: %d, want %d", now, got, c.want)
+		}
+	}
+}
+
 // TestTFTPLargeBlocks: on an interface that carries them, blocks and bursts may be as large as UDP's packets.
 func TestTFTPLargeBlocks(t *testing.T) {
 	s, _, _, _ := newTestService(t)
