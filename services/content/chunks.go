@@ -11,8 +11,6 @@ import (
 	"sync"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"branchpoint/provisioning"
 	"branchpoint/services/content/caibx"
 	"branchpoint/services/content/client"
@@ -32,6 +30,16 @@ func unreadable(err error) bool {
 	return false
 }
 
+// notNow gives an error of reading that is this program's or the kernel's at this moment its code: it may be tried again.
+func notNow(err error) error {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return provisioning.Errorf(provisioning.CodeUnavailable, "", "%w", err)
+		}
+	}
+	return err
+}
+
 // damaged reports whether an error of reading means that what was read is lost, not only missing.
 func damaged(err error) bool {
 	return provisioning.CodeOf(err) == provisioning.CodeCorrupt
@@ -42,12 +50,8 @@ func (s *Store) chunkPath(id caibx.ID) string {
 	return s.path("chunks", name[:4], name+".cacnk")
 }
 
-// HasChunk reports whether the store has a chunk, by its file alone. An empty file is none: that is what some file systems
-// make of a file after a loss of power.
-func (s *Store) HasChunk(id caibx.ID) bool {
-	info, err := os.Lstat(s.chunkPath(id))
-	return err == nil && info.Mode().IsRegular() && info.Size() > 0
-}
+// HasChunk reports whether the store has a chunk, by its file alone.
+func (s *Store) HasChunk(id caibx.ID) bool { return present(s.chunkPath(id)) }
 
 // chunkFile is room for a chunk's file, with what precedes it in an answer of several.
 type chunkFile [client.BatchHeader + caibx.MaxStored + sealLength]byte
@@ -86,7 +90,7 @@ func (s *Store) load(id caibx.ID, buf []byte) ([]byte, error) {
 	case unreadable(err):
 		return corrupt("%w", errors.Join(errUnreadable, err))
 	case err != nil:
-		return nil, fmt.Errorf("read a chunk: %w", err)
+		return nil, notNow(fmt.Errorf("read a chunk: %w", err))
 	case len(b) > caibx.MaxStored+sealLength:
 		return corrupt("its file is larger than any chunk's")
 	}
@@ -147,64 +151,6 @@ func (s *Store) CheckChunk(id caibx.ID) bool {
 	return err == nil
 }
 
-// notice looks again at a chunk that was found damaged, with the disk asked anew, and takes it out of the store if it
-// still is; deep says that its name is what to hold it against. What cannot be read is put aside: after another start it
-// is looked at again.
-func (s *Store) notice(id caibx.ID, deep bool, why error) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	path := s.chunkPath(id)
-	forget(path)
-	b, err := s.load(id, nil)
-	if err == nil && deep {
-		_, err = caibx.Open(id, 0, b, nil)
-	}
-	if !damaged(err) {
-		return b, err // it has been mended meanwhile, or taken out
-	}
-	s.foundDamaged(kindChunk, id.String(), why)
-	if unreadable(err) {
-		err = os.Rename(path, s.path("damaged", id.String()))
-	} else {
-		err = os.Remove(path)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.log.Error("take a damaged chunk out of the store", "chunk", id, "error", err)
-	}
-	return nil, provisioning.Errorf(provisioning.CodeCorrupt, "check the disk", "chunk %s is damaged on the disk: %w", id, why)
-}
-
-// forget makes the kernel forget what it has cached of a file. If it does not, the damage is seen at another time.
-func forget(path string) {
-	f, err := os.Open(path)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-}
-
-// recall gives what could not be read at an earlier start another chance.
-func (s *Store) recall() error {
-	entries, err := os.ReadDir(s.path("damaged"))
-	if err != nil {
-		return fmt.Errorf("look for damaged chunks: %w", err)
-	}
-	for _, e := range entries {
-		id, err := caibx.ParseID(e.Name())
-		from := s.path("damaged", e.Name())
-		if err != nil || s.HasChunk(id) {
-			err = os.Remove(from)
-		} else {
-			err = os.Rename(from, s.chunkPath(id))
-		}
-		if err != nil {
-			s.log.Warn("look at a damaged chunk again", "chunk", e.Name(), "error", err)
-		}
-	}
-	return nil
-}
-
 // stage writes a chunk, sealed, to a new file in a directory of the staging area, and returns its path.
 func stage(dir string, id caibx.ID, stored []byte) (string, error) {
 	f, err := os.CreateTemp(dir, "chunk-")
@@ -231,22 +177,27 @@ func (s *Store) place(staged map[caibx.ID]string) (placed []caibx.ID, err error)
 		if s.HasChunk(id) {
 			continue
 		}
-		to := s.chunkPath(id)
-		err := os.Rename(from, to)
-		if errors.Is(err, os.ErrNotExist) {
-			if err = os.Mkdir(filepath.Dir(to), 0o700); err == nil {
-				err = os.Rename(from, to)
-			}
-		}
+		err := move(from, s.chunkPath(id))
 		if err != nil {
 			return placed, fmt.Errorf("move a chunk into the store: %w", err)
 		}
 		placed = append(placed, id)
 	}
-	names := make([]string, len(placed))
-	for i, id := range placed {
-		names[i] = id.String()
+	names := make([]string, 0, len(staged))
+	for id := range staged {
+		names = append(names, id.String())
 	}
 	s.regained(kindChunk, names...)
 	return placed, nil
+}
+
+// move gives a chunk's file its place, whatever is there.
+func move(from, to string) error {
+	err := os.Rename(from, to)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.Mkdir(filepath.Dir(to), 0o700); err == nil {
+			err = os.Rename(from, to)
+		}
+	}
+	return err
 }

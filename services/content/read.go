@@ -55,7 +55,7 @@ func NewReadHandler(s *Store, authorize func(*http.Request) error, m *Mender) ht
 		return nil
 	})
 	handle("POST "+client.PathBatch, func(w http.ResponseWriter, r *http.Request, _ string) error {
-		return s.serveBatch(w, r)
+		return s.serveBatch(w, r, m)
 	})
 	return mux
 }
@@ -63,13 +63,14 @@ func NewReadHandler(s *Store, authorize func(*http.Request) error, m *Mender) ht
 // describe returns an index or a manifest, from m if the store's is damaged or missing.
 func (s *Store) describe(ctx context.Context, kind string, sum provisioning.SHA256, m *Mender) ([]byte, error) {
 	b, err := s.read(kind, sum)
-	if m == nil || !damaged(err) && provisioning.CodeOf(err) != provisioning.CodeNotFound {
+	if m == nil {
 		return b, err
 	}
 	if damaged(err) {
-		if rerr := os.Remove(s.path(described(kind, sum)...)); rerr == nil { // so that it is noticed once
-			s.foundDamaged(kind, string(sum), err)
-		}
+		b, err = s.noticeDescription(kind, sum, err)
+	}
+	if !damaged(err) && provisioning.CodeOf(err) != provisioning.CodeNotFound {
+		return b, err
 	}
 	if kind == kindIndex {
 		return m.index(ctx, sum, err)
@@ -99,8 +100,8 @@ func (s *Store) serveChunk(w http.ResponseWriter, r *http.Request, name string, 
 }
 
 // serveBatch gives out several chunks in the order in which they were asked for. One that is damaged or missing is left
-// out: it is asked for by itself, and mended then.
-func (s *Store) serveBatch(w http.ResponseWriter, r *http.Request) error {
+// out: it is asked for by itself. What is damaged begins to come from m, which may be nil, whether it is asked for or not.
+func (s *Store) serveBatch(w http.ResponseWriter, r *http.Request, m *Mender) error {
 	body, err := readBody(w, r, client.MaxBatch*int64(len(caibx.ID{})))
 	if err != nil {
 		return err
@@ -116,6 +117,9 @@ func (s *Store) serveBatch(w http.ResponseWriter, r *http.Request) error {
 		b, err := s.StoredChunk(id, room.chunk())
 		if err != nil {
 			b = nil
+			if m != nil && damaged(err) {
+				m.regain(id, err)
+			}
 		} else {
 			s.metrics.chunksServed.Inc()
 			s.metrics.bytesServed.Add(float64(len(b)))

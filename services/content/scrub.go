@@ -1,13 +1,16 @@
 package content
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
+	"branchpoint/provisioning"
 	"branchpoint/services/content/caibx"
 )
 
@@ -20,7 +23,7 @@ const (
 	scrubPrefixes = 1 << 16
 )
 
-// Scrub looks at every chunk in the store once a week, slowly, so that damage is found while upstream can still be reached
+// Scrub looks at every manifest, index and chunk in the store once a week, slowly, so that damage is found while upstream can still be reached
 // and not when a computer needs the chunk, and gets anew what is damaged. Where it begins random decides, so that stores
 // that are opened often are looked at everywhere. It ends with ctx, whose cause is its error.
 func (m *Mender) Scrub(ctx context.Context, random io.Reader) error {
@@ -38,24 +41,44 @@ func (m *Mender) Scrub(ctx context.Context, random io.Reader) error {
 	}
 }
 
-// scrub looks at everything once, at most at rate bytes a second on the average.
+// scrub looks at everything once, at most at rate bytes a second on the average. Directories that cannot be read hold up
+// none of the others.
 func (m *Mender) scrub(ctx context.Context, from int, rate int64) error {
-	for i := range scrubPrefixes {
-		dir := m.s.path("chunks", hex16((from+i)%scrubPrefixes))
-		entries, err := os.ReadDir(dir)
+	unread, why := 0, error(nil)
+	look := func(look func(ctx context.Context, file string) int64, dir ...string) error {
+		entries, err := os.ReadDir(m.s.path(dir...))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			m.s.log.Error("the content store is not looked through for damage to its end", "directory", dir, "error", err)
-			return nil
+			unread, why = unread+1, cmp.Or(why, err)
 		}
 		var bytes int64
 		for _, e := range entries {
-			bytes += m.scrubChunk(ctx, e.Name())
+			bytes += look(ctx, e.Name())
 		}
-		if err := wait(ctx, time.Duration(float64(bytes)/float64(rate)*float64(time.Second))); err != nil {
-			return err
-		}
+		return wait(ctx, time.Duration(float64(bytes)/float64(rate)*float64(time.Second)))
 	}
-	return nil
+	// Manifests first: an index comes anew only where a manifest names it.
+	err := look(m.scrubDescription, "manifests")
+	if err == nil {
+		err = look(m.scrubDescription, "indexes")
+	}
+	for i := 0; i < scrubPrefixes && err == nil; i++ {
+		err = look(m.scrubChunk, "chunks", hex16((from+i)%scrubPrefixes))
+	}
+	if unread > 0 {
+		m.s.log.Error("some of the content store cannot be looked through for damage; check the disk", "directories", unread, "error", why)
+	}
+	return err
+}
+
+// scrubDescription looks at the file of an index or a manifest and returns how many bytes it read.
+func (m *Mender) scrubDescription(ctx context.Context, file string) int64 {
+	sum, suffix, _ := strings.Cut(file, ".")
+	kind := kindManifest
+	if suffix == "caibx" {
+		kind = kindIndex
+	}
+	b, _ := m.s.describe(ctx, kind, provisioning.SHA256(sum), m) // which notes what comes of it
+	return int64(len(b))
 }
 
 // scrubChunk looks at one chunk's file and returns how many bytes it read.

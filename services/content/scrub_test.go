@@ -115,7 +115,7 @@ func TestUnreadable(t *testing.T) {
 	}
 	good := get()
 	fail(&fs.PathError{Op: "read", Path: "x", Err: syscall.EMFILE})
-	if w := get(); w.Code != http.StatusInternalServerError {
+	if w := get(); w.Code != http.StatusServiceUnavailable { // which the client asks again after
 		t.Errorf("too many open files: %d", w.Code)
 	}
 	if d, _ := s.Damage(); d != (Damage{}) {

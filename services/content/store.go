@@ -6,7 +6,7 @@
 //	manifests/SHA256.json     what a package version is (provisioning.Manifest)
 //	packages/NAME/VERSION     the sum of its manifest; written last, so that what stands here is complete
 //	staging/                  what is on its way in; emptied by Open
-//	damaged/ID                a chunk that could not be read; looked at again by Open
+//	damaged/                  what could not be read; looked at again by Open
 //	lock                      held by the program that uses the store
 //
 // What has a name outside of staging was on the disk, whole, before it got that name: a loss of power leaves nothing
@@ -14,6 +14,7 @@
 package content
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,6 @@ import (
 
 	"branchpoint/provisioning"
 	"branchpoint/services/content/caibx"
-	"branchpoint/services/content/client"
 )
 
 // Store is an opened store. It may be used by many goroutines.
@@ -42,7 +42,8 @@ type Store struct {
 	log     *slog.Logger
 	lock    *os.File
 	metrics *metrics
-	open    func(path string) (fs.File, error) // opens chunks
+	open    func(path string) (fs.File, error) // opens files
+	syncDir func(path string) error            // syncDirectory
 
 	mu      sync.Mutex // packages, uploads and the moving of chunks into the store
 	uploads map[string]*upload
@@ -51,6 +52,15 @@ type Store struct {
 	lost    map[string]bool // damaged or missing, by kind and name, and not to be had upstream
 	found   int             // how much was found damaged
 	changed chan struct{}   // closed when lost or found changes
+
+	namesMu sync.Mutex
+	known   *names                       // nil where they have to be read
+	awaited map[provisioning.SHA256]bool // manifests of versions that are not here in full yet
+
+	lifeMu sync.Mutex // that nothing begins once it has ended
+	life   context.Context
+	end    context.CancelFunc
+	work   sync.WaitGroup // what goes on by itself
 }
 
 // Option changes how a store is opened.
@@ -71,7 +81,11 @@ func Open(dir string, log *slog.Logger, options ...Option) (*Store, error) {
 	if err != nil {
 		return nil, storeError(dir, fmt.Errorf("lock the content store: %w", err))
 	}
-	s := &Store{dir: dir, log: log, lock: lock, open: openFile, uploads: map[string]*upload{}, metrics: newMetrics(nil), lost: map[string]bool{}, changed: make(chan struct{})}
+	s := &Store{
+		dir: dir, log: log, lock: lock, open: openFile, syncDir: syncDirectory, uploads: map[string]*upload{}, metrics: newMetrics(nil),
+		lost: map[string]bool{}, changed: make(chan struct{}), awaited: map[provisioning.SHA256]bool{},
+	}
+	s.life, s.end = context.WithCancel(context.Background())
 	for _, o := range options {
 		o(s)
 	}
@@ -96,8 +110,25 @@ func Open(dir string, log *slog.Logger, options ...Option) (*Store, error) {
 	return s, nil
 }
 
-// Close lets other programs open the store.
-func (s *Store) Close() { _ = s.lock.Close() }
+// Close ends what goes on in the store by itself, and lets other programs open it.
+func (s *Store) Close() {
+	s.lifeMu.Lock()
+	s.end()
+	s.lifeMu.Unlock()
+	s.work.Wait()
+	_ = s.lock.Close()
+}
+
+// beginWork notes that something goes on by itself, until done is called; ctx ends when the store is closed.
+func (s *Store) beginWork() (ctx context.Context, done func(), err error) {
+	s.lifeMu.Lock()
+	defer s.lifeMu.Unlock()
+	if s.life.Err() != nil {
+		return nil, nil, provisioning.Errorf(provisioning.CodeUnavailable, "", "the content store is being closed")
+	}
+	s.work.Add(1)
+	return s.life, s.work.Done, nil
+}
 
 func (s *Store) path(parts ...string) string {
 	return filepath.Join(append([]string{s.dir}, parts...)...)
@@ -127,19 +158,34 @@ func (s *Store) read(kind string, sum provisioning.SHA256) ([]byte, error) {
 	if !sum.Valid() {
 		return nil, provisioning.Errorf(provisioning.CodeInvalid, "", "a sum is 64 lower-case hexadecimal digits")
 	}
-	b, err := os.ReadFile(s.path(described(kind, sum)...))
+	b, err := s.readFile(s.path(described(kind, sum)...))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no %s %s", kind, sum)
 	case unreadable(err):
 		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "check the disk", "read %s %s: %w", kind, sum, err)
 	case err != nil:
-		return nil, fmt.Errorf("read %s %s: %w", kind, sum, err)
+		return nil, notNow(fmt.Errorf("read %s %s: %w", kind, sum, err))
 	}
 	if got := provisioning.SumSHA256(b); got != sum {
 		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "check the disk", "%s %s has the sum %s", kind, sum, got)
 	}
 	return b, nil
+}
+
+func (s *Store) readFile(path string) ([]byte, error) {
+	f, err := s.open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	_, err = b.ReadFrom(f)
+	return b.Bytes(), err
 }
 
 // ManifestBytes returns a manifest's encoding, checked.
@@ -250,55 +296,6 @@ func (s *Store) Ref(name string, version int) (provisioning.ContentRef, error) {
 	return refOf(m), nil
 }
 
-// manifests calls yield with every manifest in the store that is whole, until it returns false.
-func (s *Store) manifests(yield func(*provisioning.Manifest) bool) {
-	entries, err := os.ReadDir(s.path("manifests"))
-	if err != nil {
-		s.log.Error("list the manifests", "error", err)
-	}
-	for _, e := range entries {
-		if m, err := s.Manifest(provisioning.SHA256(strings.TrimSuffix(e.Name(), ".json"))); err == nil && !yield(m) {
-			return
-		}
-	}
-}
-
-// indexed returns the file whose chunk index has the given sum, and the package it belongs to.
-func (s *Store) indexed(sum provisioning.SHA256) (f provisioning.ManifestFile, name string, ok bool) {
-	for m := range s.manifests {
-		for _, f := range m.Files {
-			if f.Index == sum {
-				return f, m.Package, true
-			}
-		}
-	}
-	return f, "", false
-}
-
-// similar returns the files of other versions of the package that has a file with the given index, the newest first.
-func (s *Store) similar(sum provisioning.SHA256) ([]provisioning.ManifestFile, error) {
-	_, name, ok := s.indexed(sum)
-	if !ok {
-		return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no index %.64s", sum)
-	}
-	var others []*provisioning.Manifest
-	for m := range s.manifests {
-		if m.Package == name {
-			others = append(others, m)
-		}
-	}
-	slices.SortFunc(others, func(a, b *provisioning.Manifest) int { return b.Version - a.Version })
-	var files []provisioning.ManifestFile
-	for _, m := range others {
-		for _, f := range m.Files {
-			if f.Index != sum && len(files) < client.MaxSimilar {
-				files = append(files, f)
-			}
-		}
-	}
-	return files, nil
-}
-
 // refOf names the version that a manifest describes.
 func refOf(m *provisioning.Manifest) provisioning.ContentRef {
 	ref := provisioning.ContentRef{Package: m.Package, Version: m.Version, Format: m.Format, Manifest: provisioning.SumSHA256(m.Encode())}
@@ -367,7 +364,8 @@ func (s *Store) publish(m *provisioning.Manifest, indexes map[provisioning.SHA25
 	if err := s.write([]byte(sum+"\n"), "packages", m.Package, strconv.Itoa(m.Version)); err != nil {
 		return err
 	}
-	return syncDirectory(s.path("packages", m.Package))
+	s.forgetNames()
+	return s.syncDir(s.path("packages", m.Package))
 }
 
 // syncDirectory brings the names in a directory onto the disk.
@@ -398,14 +396,4 @@ func (s *Store) flush() error {
 		return fmt.Errorf("write the content store out: %w", err)
 	}
 	return nil
-}
-
-// Verify reads a version back, whole, and compares it with every sum there is for it. report, which may be nil, is told
-// how far it is.
-func (s *Store) Verify(ctx context.Context, ref provisioning.ContentRef, report func(done, total int64)) error {
-	m, err := s.Manifest(ref.Manifest)
-	if err != nil {
-		return err
-	}
-	return s.verifyFiles(ctx, m, report)
 }

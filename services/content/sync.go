@@ -107,11 +107,13 @@ type syncing struct {
 
 func (y *syncing) run(ctx context.Context) (err error) {
 	if y.s.Installed(y.status.Ref) {
+		y.s.await(y.status.Ref.Manifest, false)
 		y.status.State, y.status.Done = StateInstalled, y.status.Total
 		return nil
 	}
 	y.o.Report(y.status)
 	ref := y.status.Ref
+	y.s.await(ref.Manifest, true)
 	y.s.metrics.syncDone.Set(0)
 	y.s.metrics.syncTotal.Set(float64(ref.Size))
 	m, indexes, chunks, err := y.describe(ctx, ref)
@@ -126,6 +128,7 @@ func (y *syncing) run(ctx context.Context) (err error) {
 	if err := y.s.publish(m, indexes); err != nil {
 		return storeError(y.s.dir, err)
 	}
+	y.s.await(ref.Manifest, false)
 	y.status.State = StateInstalled
 	return nil
 }

@@ -1,6 +1,7 @@
 package content
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -223,6 +225,10 @@ func (u *upload) commit(c client.CommitRequest) (client.Added, error) {
 		err = s.publish(m, map[provisioning.SHA256][]byte{m.Files[0].Index: c.Index})
 	}
 	if err != nil {
+		if nerr := s.unname(m); nerr != nil {
+			s.log.Error("take a version out of the store again; its chunks stay", "package", m.Package, "version", m.Version, "error", nerr)
+			return client.Added{}, err
+		}
 		for _, id := range placed {
 			if err := os.Remove(s.chunkPath(id)); err != nil {
 				s.log.Error("take a chunk out of the store again", "chunk", id, "error", err)
@@ -232,6 +238,16 @@ func (u *upload) commit(c client.CommitRequest) (client.Added, error) {
 	}
 	s.log.Info("content added", "package", m.Package, "version", m.Version, "bytes", m.Files[0].Size, "newChunks", len(placed))
 	return client.Added{Ref: refOf(m)}, nil
+}
+
+// unname takes the name of a version, if it has got one, back for good, before what it stands for is removed. s.mu is held.
+func (s *Store) unname(m *provisioning.Manifest) error {
+	err := os.Remove(s.path("packages", m.Package, strconv.Itoa(m.Version)))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	s.forgetNames()
+	return cmp.Or(err, s.syncDir(s.path("packages", m.Package)))
 }
 
 // newest returns the newest version of a package if it holds what m describes, complete; otherwise no version.

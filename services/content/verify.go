@@ -10,6 +10,16 @@ import (
 	"branchpoint/services/content/caibx"
 )
 
+// Verify reads a version back, whole, and compares it with every sum there is for it. report, which may be nil, is told
+// how far it is.
+func (s *Store) Verify(ctx context.Context, ref provisioning.ContentRef, report func(done, total int64)) error {
+	m, err := s.Manifest(ref.Manifest)
+	if err != nil {
+		return err
+	}
+	return s.verifyFiles(ctx, m, report)
+}
+
 func (s *Store) verifyFiles(ctx context.Context, m *provisioning.Manifest, report func(done, total int64)) error {
 	var done int64
 	total := refOf(m).Size
