@@ -25,13 +25,15 @@ func DecideClaim(disks []Candidate, serial, used string) (Candidate, error) {
 	var meant, others []Candidate
 	nameless := false
 	for _, c := range disks {
+		same := sameSerial(c.Serial, serial)
+		if c.Ours && c.Refused == "" && !same { // it may have no serial
+			others = append(others, c)
+		}
 		switch {
 		case c.Serial == "":
 			nameless = nameless || !c.Medium
-		case sameSerial(c.Serial, serial):
+		case same:
 			meant = append(meant, c)
-		case c.Ours && c.Refused == "":
-			others = append(others, c)
 		}
 	}
 	const elsewhere = "A disk that has no serial of its own, or shares it with another, cannot be told apart here: overwrite its beginning and end with zeros on another computer."

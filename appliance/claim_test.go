@@ -40,6 +40,7 @@ func TestDecideClaim(t *testing.T) {
 		{name: "the data disk itself, which cannot be mounted", disks: []Candidate{ours}, serial: "OURS", want: "/dev/vdd"},
 		{name: "beside another site's data disk", disks: []Candidate{foreign, with(ours, func(c *Candidate) { c.Refused = "it belongs to site PAR" })}, serial: "WD-1 23", want: "/dev/vdc"},
 		{name: "beside a data disk", disks: []Candidate{foreign, ours}, serial: "WD-1 23", code: provisioning.CodeConflict, says: "OURS) is a data disk already", next: "Detach"},
+		{name: "beside a data disk that has no serial", disks: []Candidate{foreign, with(ours, func(c *Candidate) { c.Serial = "" })}, serial: "WD-1 23", code: provisioning.CodeConflict, says: "is a data disk already", next: "Detach"},
 		{name: "one of two data disks", disks: []Candidate{ours, with(ours, func(c *Candidate) { c.Serial = "OURS2" })}, serial: "OURS", code: provisioning.CodeConflict, says: "OURS2) is a data disk already", next: "Detach"},
 		{name: "while the data disk is in use", disks: []Candidate{foreign}, serial: "WD-1 23", used: "/dev/vdd", code: provisioning.CodeConflict, says: "/dev/vdd is in use"},
 		{name: "unknown", disks: []Candidate{foreign}, serial: "WD-1", code: provisioning.CodeNotFound, says: `no disk with the serial "WD-1"`, next: "disks"},
