@@ -12,9 +12,20 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
-// outcome is what one request to the DHCP server comes to. The zero value is silence that changes nothing.
+// Why requests to the DHCP server get no answer, as metrics name it, beside the reasons why packets are dropped.
+const (
+	dropPoolUsedUp   = "pool-used-up"
+	dropForeign      = "another-network"
+	dropMaybeAnother = "perhaps-another-servers"
+	dropLooking      = "address-being-looked-at"
+	dropNeedsNone    = "needs-no-answer"
+)
+
+// outcome is what one request to the DHCP server comes to.
 type outcome struct {
+	// reply is nil where there is silence; drop then is the reason, in the metrics' words.
 	reply *dhcpv4.DHCPv4
+	drop  string
 	// offer is the address to keep for the client for a minute.
 	offer netip.Addr
 	// save is a lease to store before the reply is sent.
@@ -32,6 +43,11 @@ type boot struct{ file string }
 // boot ROM for which the policy says boot. sole is true where no other DHCP server serves this network. It reads t and
 // changes nothing that anybody sees; apply does.
 func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, sole bool, now time.Time) outcome {
+	if isDiscover(r) || r.kind == dhcpv4.MessageTypeRequest && forServer(r, p.server) {
+		if t.lookingFor(r.mac, now) { // it is answered when that is over
+			return outcome{drop: dropLooking}
+		}
+	}
 	switch r.kind {
 	case dhcpv4.MessageTypeDiscover:
 		wish, _ := addrOf(r.packet.RequestedIPAddress())
@@ -40,7 +56,7 @@ func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, sole bool, now time
 			a, ok = t.takeable(now)
 		}
 		if !ok {
-			return outcome{why: fmt.Sprintf("all addresses from %s to %s are in use", p.first, p.last)}
+			return outcome{drop: dropPoolUsedUp, why: fmt.Sprintf("all addresses from %s to %s are in use", p.first, p.last)}
 		}
 		reply := lend(p, r, dhcpv4.MessageTypeOffer, a)
 		withBoot(reply, r, p, b)
@@ -53,14 +69,14 @@ func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, sole bool, now time
 		a, _ := addrOf(r.packet.ClientIPAddr)
 		l, ok := t.leased(r.mac)
 		if !ok || l.Address != a || !forServer(r, p.server) {
-			return outcome{}
+			return outcome{drop: dropNeedsNone}
 		}
 		l.Expires = now
-		return outcome{save: &l}
+		return outcome{drop: dropNeedsNone, save: &l}
 	case dhcpv4.MessageTypeInform:
 		a, ok := addrOf(r.packet.ClientIPAddr)
 		if !ok || !p.subnet.Contains(a) {
-			return outcome{}
+			return outcome{drop: dropForeign}
 		}
 		reply := newReply(r.packet, dhcpv4.MessageTypeAck, p.server)
 		reply.ClientIPAddr = r.packet.ClientIPAddr
@@ -69,7 +85,7 @@ func dhcpAnswer(t *leaseTable, p *pool, r *request, b *boot, sole bool, now time
 		withBoot(reply, r, p, b)
 		return outcome{reply: reply}
 	}
-	return outcome{}
+	return outcome{drop: dropNoRequest}
 }
 
 // dhcpRequest answers a REQUEST (RFC 2131 section 4.3.2).
@@ -78,14 +94,14 @@ func dhcpRequest(t *leaseTable, p *pool, r *request, b *boot, sole bool, now tim
 	current, _ := addrOf(r.packet.ClientIPAddr)
 	selecting := r.packet.ServerIdentifier() != nil
 	if selecting && !forServer(r, p.server) {
-		return outcome{dropOffer: true, why: fmt.Sprintf("it takes the offer of another DHCP server, %s", r.packet.ServerIdentifier())}
+		return outcome{drop: dropOtherServer, dropOffer: true, why: fmt.Sprintf("it takes the offer of another DHCP server, %s", r.packet.ServerIdentifier())}
 	}
 	a := requested
 	if !selecting && current.IsValid() && !current.IsUnspecified() {
 		a = current // renewing or rebinding
 	}
 	if !a.IsValid() || a.IsUnspecified() {
-		return outcome{why: "it asks for no address"}
+		return outcome{drop: dropMalformed, why: "it asks for no address"}
 	}
 	known := false
 	if o, ok := t.offeredTo(r.mac, now); ok && o == a {
@@ -99,7 +115,7 @@ func dhcpRequest(t *leaseTable, p *pool, r *request, b *boot, sole bool, now tim
 		// know, and the client then asks anew at once and is likely to be offered the same one, looked at first. Where
 		// there may be another server, it may be its lease, and silence is due (RFC 2131 section 4.3.2).
 		if !selecting && !sole && !t.wrongFor(p, r.mac, a, now) {
-			return outcome{why: fmt.Sprintf("nothing is known of %s; another DHCP server may have lent it", a)}
+			return outcome{drop: dropMaybeAnother, why: fmt.Sprintf("nothing is known of %s; another DHCP server may have lent it", a)}
 		}
 		return outcome{reply: refuse(p, r), why: fmt.Sprintf("%s is not its address here", a)}
 	}
@@ -117,9 +133,9 @@ func dhcpDecline(t *leaseTable, p *pool, r *request, now time.Time) outcome {
 	l, leased := t.leased(r.mac)
 	o, offered := t.offeredTo(r.mac, now)
 	if !forServer(r, p.server) || !p.holds(a) || (!leased || l.Address != a) && (!offered || o != a) {
-		return outcome{}
+		return outcome{drop: dropNeedsNone}
 	}
-	return outcome{save: declined(a, now), dropOffer: true, why: fmt.Sprintf("it found %s in use by somebody else", a)}
+	return outcome{drop: dropNeedsNone, save: declined(a, now), dropOffer: true, why: fmt.Sprintf("it found %s in use by somebody else", a)}
 }
 
 // declined is the record of an address that somebody uses without having been given it.

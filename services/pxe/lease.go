@@ -34,6 +34,8 @@ type offer struct {
 	expires time.Time
 	// known is true where a known client was offered it, which no other takes it from.
 	known bool
+	// looking is true while it is found out whether somebody uses the address already; the client has not heard of it yet.
+	looking bool
 }
 
 // newLeaseTable takes over stored leases. Ones that the pool does not hold (any more) are left out; where a MAC has
@@ -79,7 +81,7 @@ func (t *leaseTable) remember(mac provisioning.MAC, a netip.Addr, known bool, no
 	if other, ok := t.offered[a]; ok {
 		t.dropOffer(other)
 	}
-	t.offers[mac] = offer{a, now.Add(offerTime), known}
+	t.offers[mac] = offer{addr: a, expires: now.Add(offerTime), known: known}
 	t.offered[a] = mac
 }
 
@@ -89,6 +91,20 @@ func (t *leaseTable) dropOffer(mac provisioning.MAC) {
 		delete(t.offered, o.addr)
 		t.fullUntil = time.Time{}
 	}
+}
+
+// setLooking says whether the offer of a to mac, where that stands, is being looked at.
+func (t *leaseTable) setLooking(mac provisioning.MAC, a netip.Addr, looking bool) {
+	if o, ok := t.offers[mac]; ok && o.addr == a {
+		o.looking = looking
+		t.offers[mac] = o
+	}
+}
+
+// lookingFor reports whether what mac is to be offered is being looked at.
+func (t *leaseTable) lookingFor(mac provisioning.MAC, now time.Time) bool {
+	o, ok := t.offers[mac]
+	return ok && o.looking && now.Before(o.expires)
 }
 
 // takeable is the address of the offer that runs out first among those of clients that are not known. There is no lease

@@ -208,13 +208,14 @@ func (s *Service) answer(ctx context.Context, in arrival, r *request) {
 		return
 	}
 	s.noticeServer(in, r)
-	reply, err := s.dhcp.answer(ctx, log, r, b, in.unicast, &s.deps)
+	reply, why, err := s.dhcp.answer(ctx, log, r, b, in.unicast, &s.deps)
 	if err != nil {
 		log.Error("answer a DHCP client", "interface", in.iface.Name, "mac", r.mac, "err", err)
 		drop(dropFailed)
 		return
 	}
 	if reply == nil {
+		drop(why)
 		return
 	}
 	if reply.MessageType() == dhcpv4.MessageTypeAck {

@@ -130,6 +130,56 @@ func TestDrops(t *testing.T) {
 	}
 }
 
+// TestServerDrops is TestDrops for the DHCP server.
+func TestServerDrops(t *testing.T) {
+	discover, ask, us := dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest, chosen("192.0.2.10")
+	toUs := func(a *arrival) { a.unicast, a.from = true, netip.MustParseAddrPort("203.0.113.7:68") }
+	for _, c := range []struct {
+		name string
+		p    *dhcpv4.DHCPv4
+		want string
+		in   []func(*arrival)
+	}{
+		{"used-up pool", client(t, known, discover), dropPoolUsedUp, nil},
+		{"another server's", client(t, known, ask, chosen("192.0.2.1"), wish("192.0.2.150")), dropOtherServer, nil},
+		{"no address", client(t, known, ask, us), dropMalformed, nil},
+		{"perhaps another server's", client(t, known, ask, wish("192.0.2.150")), dropMaybeAnother, nil},
+		{"RELEASE", client(t, idle, dhcpv4.MessageTypeRelease, us, ciaddr("192.0.2.100")), dropNeedsNone, nil},
+		{"RELEASE of another's", client(t, known, dhcpv4.MessageTypeRelease, us, ciaddr("192.0.2.100")), dropNeedsNone, nil},
+		{"DECLINE", client(t, idle, dhcpv4.MessageTypeDecline, us, wish("192.0.2.100")), dropNeedsNone, nil},
+		{"DECLINE of another's", client(t, known, dhcpv4.MessageTypeDecline, us, wish("192.0.2.100")), dropNeedsNone, nil},
+		{"INFORM of another network", client(t, known, dhcpv4.MessageTypeInform, ciaddr("203.0.113.7")), dropForeign, nil},
+		{"renewal of another network's", client(t, known, ask, ciaddr("203.0.113.7")), dropForeign, []func(*arrival){toUs}},
+		{"OFFER", client(t, known, dhcpv4.MessageTypeOffer), dropNoRequest, nil},
+		{"unknown kind", client(t, known, dhcpv4.MessageType(200)), dropNoRequest, nil},
+		{"behind a relay agent without pool", client(t, known, discover, relayed("203.0.113.1")), dropNoPool, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, _, conn, in, _ := newPacketService(t, provisioning.PXEModeDHCP)
+			var stored []provisioning.Lease
+			for n := range byte(10) {
+				stored = append(stored, provisioning.Lease{
+					Address: netip.AddrFrom4([4]byte{192, 0, 2, 100 + n}), MAC: provisioning.MAC(fmt.Sprintf("52:54:03:00:00:%02x", n)),
+					State: provisioning.LeaseBound, Expires: start.Add(time.Hour),
+				})
+			}
+			stored[0].MAC = idle
+			s.dhcp.load(stored)
+			for _, f := range c.in {
+				f(&in)
+			}
+			s.packet(t.Context(), in, c.p.ToBytes())
+			s.wg.Wait()
+			if got := conn.destinations(); got != "" {
+				t.Errorf("answered, to %s", got)
+			}
+			if s.dropped(serviceDHCP, c.want) != 1 || testutil.CollectAndCount(s.metrics.dropped) != 1 {
+				t.Errorf("not counted as %s alone", c.want)
+			}
+		})
+	}
+}
+
 // TestFlood sends more packets of made-up machines than are looked at, and looks whether known ones are still answered,
 // what is logged, and what is kept.
 func TestFlood(t *testing.T) {

@@ -157,6 +157,7 @@ func (s *Service) noticeServer(in arrival, r *request) {
 	if !ok || r.kind != dhcpv4.MessageTypeRequest || other == s.dhcp.pool.server || other.IsUnspecified() {
 		return
 	}
+	r.turn.leave() // a lease may be being stored
 	s.dhcp.noteOther(r.relay, s.deps.Now())
 	if r.relay.IsValid() {
 		return

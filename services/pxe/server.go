@@ -126,34 +126,54 @@ func (s *dhcpServer) choose(r *request, unicast bool) *lending {
 // maxInUse is how many addresses are tried for one DISCOVER where others turn out to use them.
 const maxInUse = 4
 
-// answer decides about a request, stores what it changes, and returns the reply; nil is silence. A lease that cannot be
-// stored is not granted. unicast is true where the request was sent to us alone.
-func (s *dhcpServer) answer(ctx context.Context, log *slog.Logger, r *request, b *boot, unicast bool, deps *Deps) (*dhcpv4.DHCPv4, error) {
+// answer decides about a request, stores what it changes, and returns the reply; or nil, and why there is none, in the
+// metrics' words. A lease that cannot be stored is not granted. unicast is true where the request was sent to us alone.
+func (s *dhcpServer) answer(ctx context.Context, log *slog.Logger, r *request, b *boot, unicast bool, deps *Deps) (reply *dhcpv4.DHCPv4, drop string, err error) {
 	from := s.choose(r, unicast)
 	if from == nil {
-		return nil, nil
+		return nil, dropForeign, nil
 	}
 	for range maxInUse {
 		o, look, err := s.step(ctx, log, from, r, b, deps)
 		if err != nil || !look {
-			return o.reply, err
+			return o.reply, o.drop, err
 		}
 		r.turn.leave()
 		by, err := s.inUse(ctx, o.offer)
+		if by != "" && by != r.mac {
+			log.Warn("an address of the pool is used by somebody who was not given it", "interface", s.iface, "mac", r.mac, "address", o.offer, "by", by)
+			if err := s.foundInUse(ctx, from, r, o.offer, deps); err != nil {
+				return nil, "", err
+			}
+			continue
+		}
 		if err != nil {
 			log.Warn("an address is offered without having been looked at", "interface", s.iface, "mac", r.mac, "address", o.offer, "err", err)
-			return o.reply, nil
 		}
-		if by == "" || by == r.mac {
-			return o.reply, nil
-		}
-		log.Warn("an address of the pool is used by somebody who was not given it", "interface", s.iface, "mac", r.mac, "address", o.offer, "by", by)
-		l := declined(o.offer, deps.Now())
-		if err := s.change(ctx, from, r, outcome{save: l, dropOffer: true}, deps); err != nil {
-			return nil, err
-		}
+		s.foundFree(from, r, o.offer)
+		return o.reply, "", nil
 	}
-	return nil, fmt.Errorf("%d addresses in a row are used by somebody who was not given them", maxInUse)
+	return nil, "", fmt.Errorf("%d addresses in a row are used by somebody who was not given them", maxInUse)
+}
+
+// foundFree ends the look at what r is offered.
+func (s *dhcpServer) foundFree(from *lending, r *request, a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	from.table.setLooking(r.mac, a, false)
+}
+
+// foundInUse ends the look at what r was to be offered, and takes the address out of the pool for a while: unless it was
+// given to another client meanwhile, whom the look may have found.
+func (s *dhcpServer) foundInUse(ctx context.Context, from *lending, r *request, a netip.Addr, deps *Deps) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := deps.Now()
+	if offered, ok := from.table.offeredTo(r.mac, now); !ok || offered != a {
+		return nil
+	}
+	from.table.dropOffer(r.mac)
+	return s.changeLocked(ctx, from, r, outcome{save: declined(a, now)}, deps)
 }
 
 // step makes one decision and stores it. look is true where the address offered has not been this client's lately, and
@@ -186,6 +206,9 @@ func (s *dhcpServer) step(ctx context.Context, log *slog.Logger, from *lending, 
 	if err := s.changeLocked(ctx, from, r, o, deps); err != nil {
 		return outcome{}, false, err
 	}
+	if look {
+		from.table.setLooking(r.mac, o.offer, true)
+	}
 	if o.save != nil && o.reply != nil {
 		level := slog.LevelInfo
 		if again && had.Address == o.save.Address && now.Before(had.Expires) {
@@ -194,12 +217,6 @@ func (s *dhcpServer) step(ctx context.Context, log *slog.Logger, from *lending, 
 		log.Log(ctx, level, "DHCP: address lent", "interface", s.iface, "mac", r.mac, "address", o.save.Address, "host", o.save.HostName, "until", o.save.Expires.UTC())
 	}
 	return o, look, nil
-}
-
-func (s *dhcpServer) change(ctx context.Context, from *lending, r *request, o outcome, deps *Deps) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.changeLocked(ctx, from, r, o, deps)
 }
 
 // changeLocked stores first and then remembers: what the table says has been stored.
