@@ -68,6 +68,7 @@ type appliance struct {
 	diskDevice, diskWhy string
 	agentsTLS           *tls.Config // how agents are spoken with, once that is known
 	roles               prometheus.Gatherer
+	offline             bool // whether central is out of reach, and the site works by what it has
 }
 
 // Run runs the appliance until ctx ends. It returns an error only if nothing can go on.

@@ -86,7 +86,8 @@ type roleHealth struct {
 
 // health is the answer to /healthz.
 type health struct {
-	// Status is "ok", or "problem" if a role is.
+	// Status is "ok", or "problem" if a role is. That the site works without central is no problem of the appliance: its
+	// role says so, and deployments go on.
 	Status string                `json:"status"`
 	Roles  map[string]roleHealth `json:"roles"`
 }
@@ -103,19 +104,21 @@ var healthTopics = []struct{ topic, role, ok, busy, problem string }{
 	{topicAgents, "clients", "are served", "wait for an interface", "are not served"},
 }
 
-// healthOf says how the roles stand, of what the screen shows.
-func healthOf(items map[string]screen.Item) health {
+// healthOf says how the roles stand, of what the screen shows; offline is whether the site works without central.
+func healthOf(items map[string]screen.Item, offline bool) health {
 	h := health{Status: "ok", Roles: map[string]roleHealth{}}
 	for _, t := range healthTopics {
 		it, ok := items[t.topic]
 		if !ok {
 			continue // not begun
 		}
-		switch it.State {
-		case screen.Problem:
+		switch {
+		case it.State == screen.Problem && offline && t.topic == topicCentral:
+			h.Roles[t.role] = roleHealth{"problem", "out of step with central; deployments go on by what is here"}
+		case it.State == screen.Problem:
 			h.Status = "problem"
 			h.Roles[t.role] = roleHealth{"problem", t.problem}
-		case screen.Busy:
+		case it.State == screen.Busy:
 			h.Roles[t.role] = roleHealth{"busy", t.busy}
 		default:
 			h.Roles[t.role] = roleHealth{"ok", t.ok}
@@ -131,7 +134,7 @@ func (a *appliance) metricsHandler() http.Handler {
 		promhttp.HandlerFor(a.gather(), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, r)
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		h := healthOf(a.screen.Items())
+		h := healthOf(a.screen.Items(), a.isOffline())
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		if h.Status != "ok" {

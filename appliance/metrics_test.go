@@ -35,7 +35,7 @@ func TestHealthOf(t *testing.T) {
 		{"what is no role", map[string]screen.Item{"Status": bad, topicMedium: bad, topicPXE: ok}, "ok", map[string]string{"pxe": "ok"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := healthOf(c.items)
+			h := healthOf(c.items, false)
 			states := map[string]string{}
 			for role, r := range h.Roles {
 				states[role] = r.State

@@ -46,6 +46,8 @@ type site struct {
 	mender   *content.Mender
 	// room says why so many bytes of content may not be kept now: nil if they may.
 	room func(bytes int64) error
+	// standing is how it stands with central.
+	standing centralStanding
 
 	mu        sync.Mutex
 	installed map[provisioning.SHA256]bool // manifests whose content is here, whole
@@ -87,7 +89,7 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	})
 	br, err = branch.New(ctx, branch.Config{
 		Site: settings.Site, CentralCA: settings.Central.CASHA256, Store: db, Central: centralSide{s.central}, Installed: s.isInstalled,
-		Writable: a.writable, AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader, Metrics: registry,
+		Writable: a.writable, Contact: s.contacted, AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader, Metrics: registry,
 	})
 	if err != nil {
 		return err
@@ -130,31 +132,8 @@ func (s *site) enrol(ctx context.Context) error {
 			return err
 		}
 	}
-	s.screen.Set(topicCentral, screen.Item{State: screen.OK, Text: "enrolled at " + s.settings.Central.Address + " as site " + s.settings.Site})
+	s.screen.Set(topicCentral, centralItem(s.settings.Central.Address, s.settings.Site, nil, contact{}))
 	return nil
-}
-
-// follow keeps the snapshot in step and shows which one is in force.
-func (s *site) follow(ctx context.Context) error {
-	show, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() {
-		for {
-			snapshot, changed := s.branch.Snapshot()
-			if snapshot != nil {
-				s.screen.Set(topicCentral, screen.Item{State: screen.OK, Text: fmt.Sprintf("%s, configuration %d.%d of %s: %s, %s",
-					s.settings.Central.Address, snapshot.Epoch, snapshot.Number, snapshot.IssuedAt.UTC().Format("2006-01-02 15:04 MST"),
-					plural(len(snapshot.Computers), "computer"), plural(len(snapshot.Advertisements), "advertisement"))})
-				s.tellServing()
-			}
-			select {
-			case <-changed:
-			case <-show.Done():
-				return
-			}
-		}
-	}()
-	return s.branch.Follow(ctx)
 }
 
 func (s *site) isInstalled(ref provisioning.ContentRef) bool {

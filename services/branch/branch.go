@@ -71,6 +71,8 @@ type Config struct {
 	// Writable says why nothing can be stored now, nil if it can. While it cannot, no machine is started, as its run could
 	// not be noted. It must not wait for a disk. It may be nil.
 	Writable func() error
+	// Contact is told what came of each try to be in step with central: nil, or why it failed. It may be nil.
+	Contact func(error)
 	// AgentPort is the TCP port of the agents' HTTPS, for the URL told to them.
 	AgentPort int
 	Log       *slog.Logger

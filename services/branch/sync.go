@@ -29,10 +29,14 @@ func (b *Branch) Follow(ctx context.Context) error {
 				err = b.apply(ctx, signed)
 			}
 		}
+		if ctx.Err() != nil {
+			break
+		}
+		if b.cfg.Contact != nil {
+			b.cfg.Contact(err)
+		}
 		if err != nil {
-			if ctx.Err() == nil {
-				b.cfg.Log.Warn("cannot follow central; the site goes on with what it has", "error", err)
-			}
+			b.cfg.Log.Warn("cannot follow central; the site goes on with what it has", "error", err)
 			pause.wait(ctx)
 			continue
 		}
