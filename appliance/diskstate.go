@@ -40,6 +40,9 @@ const (
 	fullUntil = 96 << 20
 )
 
+// roomNext is how a person makes room. What is no longer configured stays on the disk: nothing deletes it yet.
+const roomNext = "Take packages out of this site's configuration, and then, while nothing is being deployed, delete the data disk's folder content on any Linux computer: what is still needed is copied again."
+
 // reserve is what content leaves free on a disk of the given size in bytes.
 func reserve(total int64) int64 { return max(minReserve, total/100*reservePercent) }
 
@@ -47,7 +50,7 @@ func reserve(total int64) int64 { return max(minReserve, total/100*reservePercen
 func roomFor(bytes, free, total int64) error {
 	if room := free - reserve(total); bytes > room {
 		return provisioning.Errorf(provisioning.CodeNoSpace,
-			"Take packages out of this site's configuration, or give the appliance a larger data disk.",
+			roomNext+" Or give the appliance a larger data disk.",
 			"the data disk has no room for it: needed up to %s, free %s, as %s are kept for the database", sizeText(bytes), sizeText(max(room, 0)), sizeText(reserve(total)))
 	}
 	return nil
@@ -98,7 +101,7 @@ func diskItem(name string, state diskState, why string, notes []string) screen.I
 	case diskInUse:
 		it.State, it.Text = screen.OK, name+" is in use"
 	case diskFull:
-		it.Next = "Take packages out of this site's configuration. Its folder content can be deleted on any Linux computer: what is needed is copied again. It goes on by itself when there is room."
+		it.Next = roomNext + " It goes on by itself when there is room."
 	case diskMissing:
 		it.Next = "Attach it again; it is found without a restart. It alone knows which computers have been deployed."
 	case diskReadOnly:
