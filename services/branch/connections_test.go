@@ -63,6 +63,18 @@ func (s *site) silent(t *testing.T, from string) net.Conn {
 	return c
 }
 
+// patiently asks as agents do: again while the branch cannot be reached, for a connection that was idle may have gone.
+func patiently(t *testing.T, what string, ask func() error) {
+	t.Helper()
+	err := ask()
+	for end := time.Now().Add(time.Minute); provisioning.CodeOf(err) == provisioning.CodeUnavailable && time.Now().Before(end); err = ask() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+}
+
 // TestHTTP1Alone: a client that offers HTTP/2 gets HTTP/1.1.
 func TestHTTP1Alone(t *testing.T) {
 	s := enrolled(t)
@@ -90,19 +102,21 @@ func TestSilentConnections(t *testing.T) {
 	for i := range maxConnections + maxPerAddress {
 		s.silent(t, fmt.Sprintf("127.0.%d.%d", 1+i/maxPerAddress/200, 1+i/maxPerAddress%200))
 	}
-	as, err := a.Assignment(t.Context())
-	if err != nil {
-		t.Fatal("the agent's assignment:", err)
-	}
-	if err := a.Report(t.Context(), []provisioning.StatusMessage{message(as, 1, provisioning.StatusStepStarted, "runCommandLine")}); err != nil {
-		t.Error(err)
-	}
+	var as *provisioning.Assignment
+	patiently(t, "the agent's assignment", func() (err error) {
+		as, err = a.Assignment(t.Context())
+		return err
+	})
+	patiently(t, "the agent's report", func() error {
+		return a.Report(t.Context(), []provisioning.StatusMessage{message(as, 1, provisioning.StatusStepStarted, "runCommandLine")})
+	})
 	for range 3 * maxPerAddress {
 		s.silent(t, "127.0.0.1")
 	}
-	if _, err := agent(t, s.boot(t)).Register(t.Context(), client.Facts{MAC: desk.MAC}); err != nil {
-		t.Error("another agent of an address that has its share:", err)
-	}
+	patiently(t, "another agent of an address that has its share", func() error {
+		_, err := agent(t, s.boot(t)).Register(t.Context(), client.Facts{MAC: desk.MAC})
+		return err
+	})
 	if s.dropped(droppedDrivenOut) == 0 || s.dropped(droppedAll) != 0 || s.dropped(droppedAddress) != 0 {
 		t.Errorf("%v driven out, %v and %v too many", s.dropped(droppedDrivenOut), s.dropped(droppedAll), s.dropped(droppedAddress))
 	}
