@@ -71,7 +71,7 @@ func patiently(t *testing.T, what string, ask func() error) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if err != nil {
-		t.Errorf("%s: %v", what, err)
+		t.Fatalf("%s: %v", what, err)
 	}
 }
 
