@@ -16,7 +16,8 @@ import (
 func startTFTP(t testing.TB, s *Service, mods ...func(*tftpServer)) (string, *tftpServer) {
 	t.Helper()
 	ts := s.newTFTP(Interface{"lo", netip.PrefixFrom(serverAddr, 24)})
-	ts.addr, ts.device, ts.mtu = netip.MustParseAddr("127.0.0.1"), "", func() int { return 1500 }
+	// Another address than the clients': busybox shares ports (SO_REUSEADDR), and might be given one of ours.
+	ts.addr, ts.device, ts.mtu = netip.MustParseAddr("127.0.0.2"), "", func() int { return 1500 }
 	for _, m := range mods {
 		m(ts)
 	}

@@ -10,8 +10,9 @@ const (
 	// minTimeout and maxBackoff.
 	firstTimeout, minTimeout, maxBackoff = time.Second, 100 * time.Millisecond, 4 * time.Second
 	// unprovenTime ends a transfer of which nothing was ever acknowledged: a forged source address, or a client that has
-	// lost interest. It holds three tries.
-	unprovenTime = 5 * time.Second
+	// lost interest. It holds three tries; where the client has named a longer timeout (RFC 2349), it is as long as three of
+	// those, but no longer than maxUnproven.
+	unprovenTime, maxUnproven = 5 * time.Second, 30 * time.Second
 	// stallTime ends a transfer in which nothing new was acknowledged for so long, or for three timeouts of the client's.
 	stallTime = 15 * time.Second
 	// tftpTotal ends any transfer, with tftpPace for each block that was acknowledged: the largest loader has 3 MB, which
@@ -99,7 +100,7 @@ func (s *sender) plan(now time.Time) {
 	s.due = now.Add(s.timeout)
 	limits := []time.Time{s.begun.Add(s.total()), s.progress.Add(s.patience())}
 	if !s.proven {
-		limits = append(limits, s.begun.Add(unprovenTime))
+		limits = append(limits, s.begun.Add(s.unproven()))
 	}
 	for _, l := range limits {
 		if l.Before(s.due) {
@@ -111,12 +112,17 @@ func (s *sender) plan(now time.Time) {
 // total is how long the transfer may take in all, going by how far it has come.
 func (s *sender) total() time.Duration { return tftpTotal + time.Duration(s.acked)*tftpPace }
 
+// unproven is how long nothing need be acknowledged at the beginning.
+func (s *sender) unproven() time.Duration {
+	return max(unprovenTime, min(3*s.fixed, maxUnproven))
+}
+
 func (s *sender) patience() time.Duration { return max(stallTime, 3*s.fixed) }
 
 // tick is called when due has come. It may be called earlier.
 func (s *sender) tick(now time.Time) step {
 	switch {
-	case !s.proven && now.Sub(s.begun) >= unprovenTime:
+	case !s.proven && now.Sub(s.begun) >= s.unproven():
 		return step{end: endUnproven}
 	case now.Sub(s.begun) >= s.total():
 		return step{end: endTooLong}

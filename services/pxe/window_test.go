@@ -334,7 +334,7 @@ func FuzzSender(f *testing.F) {
 			}
 			// After what had no effect, due may have passed: then tick comes next.
 			if active := st.oack || st.last > 0; active && !s.due.After(now) || s.due.Sub(now) > maxTimeout*time.Second ||
-				active && (now.Sub(start) >= s.total() || !s.proven && now.Sub(start) >= unprovenTime) {
+				active && (now.Sub(start) >= s.total() || !s.proven && now.Sub(start) >= s.unproven()) {
 				t.Fatalf("waits until %s at %s", s.due.Sub(start), now.Sub(start))
 			}
 			if len(in) < 4 {
@@ -358,4 +358,35 @@ func FuzzSender(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestUnproven: a client that names a timeout of its own is asked again after it, whatever it is, before it is given up.
+func TestUnproven(t *testing.T) {
+	for fixed, want := range map[time.Duration]struct {
+		tries int
+		end   time.Duration
+	}{
+		0:                 {3, unprovenTime}, // after 0, 1 and 3 seconds
+		time.Second:       {5, unprovenTime},
+		6 * time.Second:   {3, 18 * time.Second},
+		20 * time.Second:  {2, maxUnproven},
+		255 * time.Second: {1, maxUnproven},
+	} {
+		s := newSender(terms{blksize: 512, window: 1, timeout: fixed, oack: []byte("x")}, 1)
+		s.start(start)
+		tries := 1
+		for {
+			now := s.due
+			st := s.tick(now)
+			if st.end != "" {
+				if st.end != endUnproven || now.Sub(start) != want.end || tries != want.tries {
+					t.Errorf("timeout %v: %s after %v and %d tries, want %v and %d", fixed, st.end, now.Sub(start), tries, want.end, want.tries)
+				}
+				break
+			}
+			if tries++; !st.oack || tries > 100 {
+				t.Fatalf("timeout %v: %+v", fixed, st)
+			}
+		}
+	}
 }
