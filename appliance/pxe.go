@@ -14,7 +14,7 @@ import (
 	"branchpoint/services/pxe"
 )
 
-// otherServerTime is how long the screen shows another DHCP server after clients were last seen to use it.
+// otherServerTime is how long the screen shows another DHCP server after it was last seen, by us or by clients that use it.
 const otherServerTime = 10 * time.Minute
 
 // otherServer is a DHCP server that clients of an interface use beside this one.
