@@ -1,6 +1,7 @@
 package qemutests
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/http"
@@ -139,7 +140,7 @@ func dataDiskFull(t *testing.T) {
 	s.shutDown()
 
 	filler := filepath.Join(t.TempDir(), "filler")
-	if err := os.WriteFile(filler, make([]byte, 240<<20), 0o600); err != nil {
+	if err := os.WriteFile(filler, bytes.Repeat([]byte{1}, 240<<20), 0o600); err != nil { // debugfs would leave out zeros
 		t.Fatal(err)
 	}
 	tool(t, "e2fsck", "-f", "-y", path)
