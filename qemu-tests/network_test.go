@@ -147,10 +147,18 @@ func chooseExtra(t *testing.T, m *lab.Machine, mark int) int {
 			t.Fatal(err)
 		}
 	}
-	m.SendSerial("\x0e") // Ctrl-N: the next entry
-	_, mark = m.WaitSerialAfter(mark, time.Minute, `\*`+entry)
-	m.SendSerial("\r")
-	return mark
+	// Ctrl-N is the next entry. Behind an Esc that has not been read yet, it is an unknown key.
+	for {
+		m.SendSerial("\x0e")
+		_, chosen, err := m.AwaitSerial(mark, 15*time.Second, `\*`+entry)
+		if err == nil {
+			m.SendSerial("\r")
+			return chosen
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 }
 
 // Addresses of deploy-relay's second network, and of the router between the two.
