@@ -17,25 +17,29 @@ import (
 const (
 	// scrubRate is how many bytes a second are looked at while nobody asks for them: a tenth of what a slow disk gives.
 	scrubRate = 8 << 20
+	// scrubAfter is how long after a start the first look begins: computers that were switched on with the appliance, and what
+	// it has to fetch, come first. What they ask for is looked at when it is read, as ever.
+	scrubAfter = 15 * time.Minute
 	// scrubEvery is how long after one look at everything the next begins.
 	scrubEvery = 7 * 24 * time.Hour
 	// scrubPrefixes is how many directories chunks are kept in, by the first 16 bits of their names.
 	scrubPrefixes = 1 << 16
 )
 
-// Scrub looks at every manifest, index and chunk in the store once a week, slowly, so that damage is found while upstream can still be reached
-// and not when a computer needs the chunk, and gets anew what is damaged. Where it begins random decides, so that stores
-// that are opened often are looked at everywhere. It ends with ctx, whose cause is its error.
+// Scrub looks at every manifest, index and chunk in the store, slowly, so that damage is found while upstream can still be
+// reached and not when a computer needs the chunk, and gets anew what is damaged. It begins 15 minutes after it is called,
+// and again a week after it has seen everything. Where it begins random decides, so that stores that are opened often are
+// looked at everywhere. It ends with ctx, whose cause is its error.
 func (m *Mender) Scrub(ctx context.Context, random io.Reader) error {
-	for {
+	for pause := scrubAfter; ; pause = scrubEvery {
+		if err := wait(ctx, pause); err != nil {
+			return err
+		}
 		var from [2]byte
 		if _, err := io.ReadFull(random, from[:]); err != nil {
 			return fmt.Errorf("choose where to begin: %w", err)
 		}
 		if err := m.scrub(ctx, int(from[0])<<8|int(from[1]), scrubRate); err != nil {
-			return err
-		}
-		if err := wait(ctx, scrubEvery); err != nil {
 			return err
 		}
 	}

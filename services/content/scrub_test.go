@@ -15,10 +15,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"branchpoint/services/content/caibx"
 	"branchpoint/services/content/client"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // pair opens a store with n chunks, and another one upstream with the same chunks.
@@ -81,6 +84,33 @@ func TestScrub(t *testing.T) {
 	if err := m.Scrub(ctx, strings.NewReader("\x12\x34")); !errors.Is(err, why) {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestScrubWaits begins a quarter of an hour after the start, and again a week after the end.
+func TestScrubWaits(t *testing.T) {
+	s, m, _ := pair(t, 20)
+	looked := func() float64 { return testutil.ToFloat64(s.metrics.bytesScrubbed) }
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = m.Scrub(ctx, strings.NewReader("\x12\x34\x56\x78")) }()
+		time.Sleep(15*time.Minute - time.Second)
+		synctest.Wait()
+		if looked() != 0 {
+			t.Error("it begins before its time")
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		once := looked()
+		if once == 0 {
+			t.Error("it does not begin")
+		}
+		time.Sleep(7 * 24 * time.Hour)
+		synctest.Wait()
+		if looked() != 2*once {
+			t.Errorf("after a week %v bytes have been looked at, not %v", looked(), 2*once)
+		}
+	})
 }
 
 // failing is a file that cannot be read to its end.
