@@ -7,8 +7,8 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.9.2
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0
 FUZZTIME ?= 30s
 SCENARIO ?=
-# How many scenarios run at once: each keeps one or two cores busy and takes 3 GB of memory.
-PARALLEL ?= 1
+# How many scenarios run at once: each keeps one core busy most of the time, and takes 3 GB of memory.
+PARALLEL ?= 2
 CUTS ?= 200
 SEED ?= $(shell date +%Y%m%d)
 BENCH ?=
