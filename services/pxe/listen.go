@@ -2,6 +2,8 @@ package pxe
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -9,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"syscall"
+	"time"
 
 	"branchpoint/provisioning"
 
@@ -52,7 +55,7 @@ func listenUDP(ctx context.Context, i Interface, port int, shared bool) (*udpCon
 	u := &udpConn{c.(*net.UDPConn), src, (&ipv4.ControlMessage{Src: src.AsSlice()}).Marshal()}
 	err = ipv4.NewPacketConn(c).SetControlMessage(ipv4.FlagDst, true)
 	if err == nil {
-		err = u.enlarge()
+		err = u.prepare()
 	}
 	if err != nil {
 		_ = c.Close()
@@ -65,17 +68,18 @@ func listenUDP(ctx context.Context, i Interface, port int, shared bool) (*udpCon
 // up. Without the right to have as much (CAP_NET_ADMIN), it is what the kernel grants.
 const receiveBuffer = 4 << 20
 
-// enlarge makes room for receiveBuffer.
-func (c *udpConn) enlarge() error {
+// prepare makes room for receiveBuffer, and has the kernel note when packets come in.
+func (c *udpConn) prepare() error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var forced error
+	var forced, stamps error
 	if err := raw.Control(func(fd uintptr) {
 		forced = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
-	}); err != nil {
-		return err
+		stamps = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+	}); err != nil || stamps != nil {
+		return errors.Join(err, stamps)
 	}
 	if forced != nil {
 		return c.SetReadBuffer(receiveBuffer)
@@ -83,19 +87,39 @@ func (c *udpConn) enlarge() error {
 	return nil
 }
 
-// receive reads one packet. unicast is true where it was sent to one address, and not to everybody.
-func (c *udpConn) receive(b []byte) (n int, from netip.AddrPort, unicast bool, err error) {
-	var oob [64]byte
+// reception is what is known of a packet beside its bytes.
+type reception struct {
+	from netip.AddrPort
+	// unicast is true where it was sent to one address, and not to everybody.
+	unicast bool
+	// waited is how long it has waited to be read, by the kernel's clock: a step of that clock meanwhile is part of it.
+	waited time.Duration
+}
+
+// receive reads one packet of n octets.
+func (c *udpConn) receive(b []byte) (n int, r reception, err error) {
+	var oob [128]byte
 	n, m, _, from, err := c.ReadMsgUDPAddrPort(b, oob[:])
 	if err != nil {
-		return 0, from, false, err
+		return 0, reception{}, err
 	}
-	// struct in_pktinfo (ip(7)): interface, local address, and last the address in the packet's header.
-	h, data, _, err := unix.ParseOneSocketControlMessage(oob[:m])
-	if err == nil && h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo {
-		unicast = netip.AddrFrom4([4]byte(data[8:12])) == c.src
+	r.from = from
+	for rest := oob[:m]; len(rest) > 0; {
+		var h unix.Cmsghdr
+		var data []byte
+		if h, data, rest, err = unix.ParseOneSocketControlMessage(rest); err != nil {
+			return n, r, nil //nolint:nilerr // what could be read counts
+		}
+		switch {
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			// struct in_pktinfo (ip(7)): interface, local address, and last the address in the packet's header.
+			r.unicast = netip.AddrFrom4([4]byte(data[8:12])) == c.src
+		case h.Level == unix.SOL_SOCKET && h.Type == unix.SCM_TIMESTAMPNS && len(data) >= 16:
+			// struct timespec (socket(7), SO_TIMESTAMPNS) of a 64-bit system: seconds, nanoseconds.
+			r.waited = time.Since(time.Unix(int64(binary.NativeEndian.Uint64(data)), int64(binary.NativeEndian.Uint64(data[8:]))))
+		}
 	}
-	return n, from, unicast, nil
+	return n, r, nil
 }
 
 // send writes one packet.

@@ -20,6 +20,11 @@ import (
 // maxPacket bounds the DHCP packets that are looked at, in octets: nobody needs more than an Ethernet frame holds.
 const maxPacket = 2048
 
+// maxWaited is for how long a packet may have waited to be read. Where more comes in than can be looked at, all that is read
+// would be old else, and every answer too late, as long as it lasts: iPXE takes the offers that it has after 3 s (measured),
+// and asks twice meanwhile.
+const maxWaited = time.Second
+
 // port is the UDP port that a packet came in on.
 type port int
 
@@ -41,9 +46,7 @@ type arrival struct {
 	iface Interface
 	conn  replier
 	port  port
-	from  netip.AddrPort
-	// unicast is true where it was sent to our own address, and not to everybody.
-	unicast bool
+	reception
 	// turn is the reader's.
 	turn *turn
 }
@@ -71,6 +74,7 @@ type replier interface {
 
 // Why packets are dropped, as metrics name it.
 const (
+	dropLate           = "late"
 	dropOversized      = "oversized"
 	dropSource         = "spoofed-source"
 	dropSpoofedRelay   = "spoofed-relay"
@@ -94,7 +98,7 @@ const (
 func (s *Service) serveUDP(ctx context.Context, i Interface, c *udpConn, on port) error {
 	buf := make([]byte, maxPacket+1)
 	for {
-		n, from, unicast, err := c.receive(buf)
+		n, r, err := c.receive(buf)
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return nil
 		}
@@ -106,7 +110,7 @@ func (s *Service) serveUDP(ctx context.Context, i Interface, c *udpConn, on port
 			continue
 		}
 		t := &turn{next: func() { s.wg.Go(func() { _ = s.serveUDP(ctx, i, c, on) }) }} // it returns no error
-		if s.packet(ctx, arrival{i, c, on, from, unicast, t}, buf[:n]); t.left {
+		if s.packet(ctx, arrival{i, c, on, r, t}, buf[:n]); t.left {
 			return nil
 		}
 	}
@@ -118,6 +122,10 @@ func (s *Service) packet(ctx context.Context, in arrival, b []byte) {
 	drop := func(reason string, args ...any) {
 		s.metrics.drop(in.port.service(), reason)
 		s.complain(in.iface, "DHCP packet ignored: "+reason, now, append([]any{"from", in.from}, args...)...)
+	}
+	if in.waited > maxWaited {
+		drop(dropLate)
+		return
 	}
 	if len(b) > maxPacket {
 		drop(dropOversized)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -38,7 +39,7 @@ func newPacketService(t testing.TB, mode provisioning.PXEMode) (*Service, *fakeP
 		s.dhcp.load(nil)
 	}
 	c := &fakeConn{}
-	return s, p, c, arrival{iface: iface, conn: c, port: portDHCP, from: netip.MustParseAddrPort("0.0.0.0:68")}, log
+	return s, p, c, arrival{iface: iface, conn: c, port: portDHCP, reception: reception{from: netip.MustParseAddrPort("0.0.0.0:68")}}, log
 }
 
 // arrive is a packet that comes in: it returns when the next may, like the reader of a port.
@@ -51,6 +52,53 @@ func (s *Service) arrive(ctx context.Context, in arrival, b []byte) {
 
 func (s *Service) dropped(service, reason string) int {
 	return int(testutil.ToFloat64(s.metrics.dropped.WithLabelValues(service, reason)))
+}
+
+// TestInTime answers what has waited for as long as it may.
+func TestInTime(t *testing.T) {
+	s, _, conn, in, _ := newPacketService(t, provisioning.PXEModeProxy)
+	in.waited = maxWaited
+	s.arrive(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
+	s.wg.Wait()
+	if conn.destinations() == "" {
+		t.Error("it is not answered")
+	}
+}
+
+// TestWaited measures how long a packet has waited, and tells to whom it was sent.
+func TestWaited(t *testing.T) {
+	c, err := listenUDP(t.Context(), Interface{Name: "lo", Prefix: netip.MustParsePrefix("127.0.0.1/8")}, 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	from, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: c.LocalAddr().(*net.UDPAddr).Port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	const held = 20 * time.Millisecond
+	// A kernel that has just been asked for the first time stamps packets a moment later.
+	for deadline := time.Now().Add(time.Minute); ; {
+		sent := time.Now()
+		if _, err := from.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(held)
+		n, r, err := c.receive(make([]byte, 16))
+		if err != nil || n != 1 || !r.unicast || r.from != from.LocalAddr().(*net.UDPAddr).AddrPort() {
+			t.Fatalf("%d octets, %+v, %v", n, r, err)
+		}
+		if r.waited > time.Since(sent) {
+			t.Fatalf("it has waited for %v, and was sent %v ago", r.waited, time.Since(sent))
+		}
+		if r.waited >= held {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it has waited for %v only", r.waited)
+		}
+	}
 }
 
 // TestDrops sends what must get no answer, and looks whether each is counted under its name.
@@ -71,6 +119,7 @@ func TestDrops(t *testing.T) {
 		{"truncated", good[:200], dropMalformed, nil},
 		{"no end", good[:len(good)-80], dropMalformed, nil},
 		{"oversized", append(bytes.Clone(good), make([]byte, maxPacket)...), dropOversized, nil},
+		{"late", good, dropLate, []func(*arrival){func(a *arrival) { a.waited = maxWaited + time.Millisecond }}},
 		{"multicast chaddr", client(t, "01:00:5e:00:00:01", discover, ovmf(7)).ToBytes(), dropMalformed, nil},
 		{"zero chaddr", client(t, "00:00:00:00:00:00", discover, ovmf(7)).ToBytes(), dropMalformed, nil},
 		{"giaddr that is ours", client(t, known, discover, ovmf(7), relayed("192.0.2.10")).ToBytes(), dropSpoofedRelay, nil},
