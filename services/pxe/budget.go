@@ -71,9 +71,9 @@ func (s *Service) account(r *request) string {
 	return string(r.mac)
 }
 
-// admit takes r out of the budget that it belongs to: slots is to be read once when it is answered. why says, in the
-// metrics' words, why it is not to be answered; "" where it is.
-func (s *Service) admit(i Interface, r *request, now time.Time) (slots chan struct{}, why string) {
+// admit takes r, which came in as in says, out of the budget that it belongs to: slots is to be read once when it is
+// answered. why says, in the metrics' words, why it is not to be answered; "" where it is.
+func (s *Service) admit(in arrival, r *request, now time.Time) (slots chan struct{}, why string) {
 	configured := s.deps.Known != nil && s.deps.Known(r.mac, r.machine.GUID)
 	account := s.account(r)
 	s.mu.Lock()
@@ -82,7 +82,10 @@ func (s *Service) admit(i Interface, r *request, now time.Time) (slots chan stru
 	if _, served := s.served.get(r.mac); configured || served {
 		b, r.known = s.known, true
 	}
-	return b.slots, b.take(i.Name, account, now)
+	if !r.known && in.waited > maxWaitedUnknown {
+		return nil, dropLateUnknown
+	}
+	return b.slots, b.take(in.iface.Name, account, now)
 }
 
 // rememberServed makes the clients of stored leases known ones.

@@ -54,9 +54,10 @@ func (s *Service) dropped(service, reason string) int {
 	return int(testutil.ToFloat64(s.metrics.dropped.WithLabelValues(service, reason)))
 }
 
-// TestInTime answers what has waited for as long as it may.
+// TestInTime answers a known machine whose packet has waited for as long as it may.
 func TestInTime(t *testing.T) {
 	s, _, conn, in, _ := newPacketService(t, provisioning.PXEModeProxy)
+	s.deps.Known = func(m provisioning.MAC, _ provisioning.GUID) bool { return m == known }
 	in.waited = maxWaited
 	s.arrive(t.Context(), in, client(t, known, dhcpv4.MessageTypeDiscover, ovmf(7)).ToBytes())
 	s.wg.Wait()
@@ -120,6 +121,8 @@ func TestDrops(t *testing.T) {
 		{"no end", good[:len(good)-80], dropMalformed, nil},
 		{"oversized", append(bytes.Clone(good), make([]byte, maxPacket)...), dropOversized, nil},
 		{"late", good, dropLate, []func(*arrival){func(a *arrival) { a.waited = maxWaited + time.Millisecond }}},
+		{"late, of an unknown machine", client(t, unknown, discover, ovmf(7)).ToBytes(), dropLateUnknown, []func(*arrival){func(a *arrival) { a.waited = maxWaitedUnknown + time.Millisecond }}},
+		{"in time, of an unknown machine", client(t, unknown, discover, ovmf(7)).ToBytes(), dropNothing, []func(*arrival){func(a *arrival) { a.waited = maxWaitedUnknown }}},
 		{"multicast chaddr", client(t, "01:00:5e:00:00:01", discover, ovmf(7)).ToBytes(), dropMalformed, nil},
 		{"zero chaddr", client(t, "00:00:00:00:00:00", discover, ovmf(7)).ToBytes(), dropMalformed, nil},
 		{"giaddr that is ours", client(t, known, discover, ovmf(7), relayed("192.0.2.10")).ToBytes(), dropSpoofedRelay, nil},
