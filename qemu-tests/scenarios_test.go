@@ -5,7 +5,11 @@
 package qemutests
 
 import (
+	"cmp"
 	"flag"
+	"slices"
+	"strconv"
+	"sync"
 	"testing"
 )
 
@@ -14,47 +18,73 @@ var (
 	demo  = flag.Bool("demo", false, "let TestRun build the demonstration of make run")
 )
 
-// scenarios are all of them, in the order in which a person would try them.
-var scenarios = []struct {
+// scenario is one of scenarios.
+type scenario struct {
 	name string
 	// short marks those of make test.
 	short bool
-	run   func(*testing.T)
-}{
-	{"boot-usb-secureboot", true, bootUSBSecureBoot},
-	{"boot-cd-bios", true, bootCDBIOS},
-	{"boot-usb-bios", false, bootUSBBIOS},
-	{"boot-usb-uefi", false, bootUSBUEFI},
-	{"boot-cd-uefi", false, bootCDUEFI},
-	{"boot-cd-secureboot", false, bootCDSecureBoot},
-	{"broken-site-yaml", false, brokenSiteYAML},
-	{"foreign-disk", true, foreignDisk},
-	{"no-offer", true, noOffer},
-	{"deploy-uefi-secureboot-proxy", true, deployUEFISecureBootProxy},
-	{"deploy-bios-dhcp", true, deployBIOSDHCP},
-	{"deploy-uefi-rootfs", false, deployUEFIRootFileSystem},
-	{"wan-cut", true, wanCut},
-	{"power-cut", true, powerCut},
-	{"bitrot", false, bitrot},
-	{"data-disk-faults", false, dataDiskFaults},
-	{"nic-models", false, nicModels},
-	{"deploy-relay", false, deployRelay},
-	{"deploy-httpboot", false, deployHTTPBoot},
-	{"no-driver", false, noDriver},
-	{"flood", false, flooded},
+	// seconds is about what it takes beside another one on two cores (measured): the longest begin first, so that all end soon.
+	seconds int
+	run     func(*testing.T)
+}
+
+// scenarios are all of them, in the order in which a person would try them.
+var scenarios = []scenario{
+	{"boot-usb-secureboot", true, 75, bootUSBSecureBoot},
+	{"boot-cd-bios", true, 55, bootCDBIOS},
+	{"boot-usb-bios", false, 65, bootUSBBIOS},
+	{"boot-usb-uefi", false, 70, bootUSBUEFI},
+	{"boot-cd-uefi", false, 65, bootCDUEFI},
+	{"boot-cd-secureboot", false, 80, bootCDSecureBoot},
+	{"broken-site-yaml", false, 40, brokenSiteYAML},
+	{"foreign-disk", true, 80, foreignDisk},
+	{"no-offer", true, 280, noOffer},
+	{"deploy-uefi-secureboot-proxy", true, 510, deployUEFISecureBootProxy},
+	{"deploy-bios-dhcp", true, 400, deployBIOSDHCP},
+	{"deploy-uefi-rootfs", false, 660, deployUEFIRootFileSystem},
+	{"wan-cut", true, 330, wanCut},
+	{"power-cut", true, 365, powerCut},
+	{"bitrot", false, 360, bitrot},
+	{"data-disk-faults", false, 700, dataDiskFaults},
+	{"nic-models", false, 430, nicModels},
+	{"deploy-relay", false, 560, deployRelay},
+	{"deploy-httpboot", false, 590, deployHTTPBoot},
+	{"no-driver", false, 90, noDriver},
+	{"flood", false, 190, flooded},
 }
 
 func TestScenario(t *testing.T) {
 	if *which == "none" {
 		t.Skip("scenarios start virtual machines: run them with make test, make e2e-all or make e2e SCENARIO=name")
 	}
-	for _, s := range scenarios {
-		if *which == "short" && !s.short {
-			continue
-		}
-		t.Run(s.name, func(t *testing.T) {
-			t.Parallel() // go test's -parallel says how many at once: each has machines, switch and namespaces of its own
-			s.run(t)
+	// Not t.Parallel: which of those that wait for it goes on next is left to chance.
+	chosen := slices.Clone(scenarios)
+	if *which == "short" {
+		chosen = slices.DeleteFunc(chosen, func(s scenario) bool { return !s.short })
+	}
+	slices.SortStableFunc(chosen, func(a, b scenario) int { return cmp.Compare(b.seconds, a.seconds) })
+	next := make(chan scenario, len(chosen))
+	for _, s := range chosen {
+		next <- s
+	}
+	close(next)
+	var wg sync.WaitGroup
+	for range atOnce(t) {
+		wg.Go(func() {
+			for s := range next {
+				t.Run(s.name, s.run) // each has machines, switch and namespaces of its own
+			}
 		})
 	}
+	wg.Wait()
+}
+
+// atOnce is how many scenarios run at once, as go test's -parallel says.
+func atOnce(t *testing.T) int {
+	t.Helper()
+	n, err := strconv.Atoi(flag.Lookup("test.parallel").Value.String())
+	if err != nil || n < 1 {
+		t.Fatalf("-parallel: %d, %v", n, err)
+	}
+	return n
 }
