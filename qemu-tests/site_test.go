@@ -79,8 +79,7 @@ func (s *site) startCentral() {
 	}
 	cmd := exec.Command(lab.Artifact(s.t, "build/bin/branchpoint"), "central", "--data", s.data, "--listen", s.central)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := cmd.Start(); err != nil {
+	if err := lab.Start(cmd); err != nil {
 		s.t.Fatal(err)
 	}
 	s.process = cmd

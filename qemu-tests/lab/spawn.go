@@ -55,6 +55,10 @@ func startBound(thread chan<- func(), cmd *exec.Cmd) error {
 	return <-done
 }
 
+// Start starts a command that ends with this process at the latest, and not before for a reason of ours. That is more than
+// Pdeathsig alone: where the thread that happened to start it is one that onOwnThread uses later, the child would end with that.
+func Start(cmd *exec.Cmd) error { return startBound(spawner(), cmd) }
+
 // process is a child whose end can be waited for by many.
 type process struct {
 	cmd  *exec.Cmd
