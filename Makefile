@@ -55,7 +55,7 @@ unit:
 	$(GO) test -p 2 -timeout 20m $(if $(AS_ROOT),,-exec 'unshare --mount') $$($(GO) list ./... | grep -v '/qemu-tests$$')
 
 scenarios: image os
-	$(SCENARIOS) -timeout 50m -run '^(TestScenario|TestSoak)$$' -args -scenarios=short -cuts=3
+	$(SCENARIOS) -timeout 50m -run '^TestScenario$$' -args -scenarios=short
 
 test: setup lint image os unit scenarios
 

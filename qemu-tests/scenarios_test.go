@@ -44,6 +44,7 @@ var scenarios = []scenario{
 	{"deploy-uefi-rootfs", false, 660, deployUEFIRootFileSystem},
 	{"wan-cut", true, 330, wanCut},
 	{"power-cut", true, 365, powerCut},
+	{"soak-sample", true, 150, soakSample},
 	{"bitrot", false, 360, bitrot},
 	{"data-disk-faults", false, 700, dataDiskFaults},
 	{"nic-models", false, 430, nicModels},

@@ -42,9 +42,16 @@ func TestSoak(t *testing.T) {
 	if *cuts == 0 {
 		t.Skip("a campaign of power cuts: it needs -args -cuts=200")
 	}
+	cutOff(t, *cuts)
+}
+
+// soakSample is a few cuts of the campaign, at moments that -seed chooses.
+func soakSample(t *testing.T) { cutOff(t, 3) }
+
+func cutOff(t *testing.T, cuts int) {
 	k := &soak{site: newBareSite(t), r: random(t)}
 	k.lab.DNSMasq("foreign-dhcp", k.office, foreignDHCP, lab.DNSMasqOptions{})
-	copying, writing := k.plan(*cuts/2), k.plan(*cuts-*cuts/2)
+	copying, writing := k.plan(cuts/2), k.plan(cuts-cuts/2)
 	var names []string
 	documents := []string{siteProxy, osImage, imageOnly}
 	for i := range writing {
@@ -76,7 +83,7 @@ func TestSoak(t *testing.T) {
 	k.verifyContent()
 	t.Logf("%d cuts in %d rounds of copying and %d of writing; %d MB of what was copied and %d MB of what was written were gone on with rather than fetched again",
 		k.made, len(copying), len(writing), k.copyResumed/1e6, k.writeResumed/1e6)
-	if *cuts >= manyCuts && (k.copyResumed == 0 || k.writeResumed == 0) {
+	if cuts >= manyCuts && (k.copyResumed == 0 || k.writeResumed == 0) {
 		t.Error("nothing was ever gone on with")
 	}
 }
