@@ -28,11 +28,18 @@ type Object struct {
 	Kind Kind
 	Name string
 	// Exactly one of these is set, by Kind.
-	Site                 *Site
-	Computer             *Computer
-	OperatingSystemImage *OperatingSystemImage
-	TaskSequence         *TaskSequence
-	Advertisement        *Advertisement
+	Site                          *Site
+	Computer                      *Computer
+	Collection                    *Collection
+	OperatingSystemImage          *OperatingSystemImage
+	OperatingSystemInstallPackage *OperatingSystemInstallPackage
+	BootImage                     *BootImage
+	DriverPackage                 *DriverPackage
+	SoftwarePackage               *SoftwarePackage
+	TaskSequence                  *TaskSequence
+	Advertisement                 *Advertisement
+	ComputerAssociation           *ComputerAssociation
+	Role                          *Role
 
 	file string
 	node ast.Node

@@ -23,7 +23,14 @@ type Run struct {
 	TaskSequence  string   `json:"taskSequence"`
 	State         RunState `json:"state"`
 	// Spent is set when the first destructive step begins: from then on "once" is used up (FEATURES F11).
-	Spent     bool      `json:"spent"`
+	Spent bool `json:"spent"`
+	// SpentAt is when that was, by the branch's clock.
+	SpentAt time.Time `json:"spentAt,omitzero"`
+	// Cleared is set by a person's order to let the advertisement run again: the run counts for nothing any more but the
+	// wipe cap.
+	Cleared bool `json:"cleared,omitempty"`
+	// Machine is what the run was given to.
+	Machine   Machine   `json:"machine,omitzero"`
 	StartedAt time.Time `json:"startedAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
 }

@@ -16,12 +16,40 @@ type Snapshot struct {
 	// IssuedAt is when central made it, UTC.
 	IssuedAt time.Time `json:"issuedAt"`
 
-	Computers      []Computer             `json:"computers"`
+	Computers []Computer `json:"computers"`
+	// Collections are those that an advertisement of the snapshot is for, or that give its computers variables.
+	Collections []Collection `json:"collections,omitempty"`
+	// Inventories are what central knows of the computers' hardware, by name. The branch may know newer.
+	Inventories map[string]Inventory `json:"inventories,omitempty"`
+	// BootImages are those that its task sequences name.
+	BootImages     []BootImage            `json:"bootImages,omitempty"`
 	Images         []OperatingSystemImage `json:"images"`
 	TaskSequences  []TaskSequence         `json:"taskSequences"`
 	Advertisements []Advertisement        `json:"advertisements"`
 	// Content is what the site's distribution point holds: one entry for each package an image of the snapshot uses.
 	Content []ContentRef `json:"content"`
+	// Clears are the orders of people to let required advertisements run again, and Approvals those to let more disks be
+	// erased than the wipe cap allows; each oldest first. A branch obeys an order once: the first time it sees its number.
+	Clears    []Clear    `json:"clears,omitempty"`
+	Approvals []Approval `json:"approvals,omitempty"`
+}
+
+// Clear lets what has run on a computer run again ("Clear last PXE advertisement").
+type Clear struct {
+	// Number counts central's orders from 1, Clears and Approvals together.
+	Number   uint64    `json:"number"`
+	Computer string    `json:"computer"`
+	At       time.Time `json:"at"`
+	// By is the account that ordered it.
+	By string `json:"by"`
+}
+
+// Approval lets Wipes deployments that erase disks begin beyond the wipe cap, until Expires.
+type Approval struct {
+	Number  uint64    `json:"number"`
+	Wipes   int       `json:"wipes"`
+	Expires time.Time `json:"expires"`
+	By      string    `json:"by"`
 }
 
 // Newer reports whether s comes after o; every snapshot comes after none (nil).
