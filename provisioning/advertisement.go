@@ -38,6 +38,9 @@ const (
 type Advertisement struct {
 	Name string            `yaml:"-" json:"name"`
 	Spec AdvertisementSpec `yaml:"spec" json:"spec"`
+	// Changed is the number of the change that made or last changed the document, for "the one that was made last". It
+	// stands in snapshots only, never in a document.
+	Changed uint64 `yaml:"-" json:"changed,omitempty"`
 }
 
 // AdvertisementSpec says which sequence which computers get, and when.

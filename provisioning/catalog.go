@@ -1,7 +1,6 @@
 package provisioning
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 )
@@ -106,74 +105,4 @@ func (c Catalog) identities() map[string][]string {
 		slices.Sort(n)
 	}
 	return owners
-}
-
-// Resolve makes the part of a snapshot that the catalog decides for one site: its computers, the advertisements for
-// them, the sequences and images these use, and the content behind. content gives a package's version, 0 the newest.
-// Everything is sorted by name, so that the same configuration gives the same bytes.
-func (c Catalog) Resolve(site string, content func(pkg string, version int) (ContentRef, error)) (*Snapshot, error) {
-	so, ok := c[Key{KindSite, site}]
-	if !ok {
-		return nil, Errorf(CodeNotFound, "Describe it in a document of kind Site and apply it.", "there is no site %q", clip(site))
-	}
-	s := &Snapshot{Site: *so.Site}
-	mine := map[string]bool{}
-	sequences := map[string]bool{}
-	images := map[string]bool{}
-	for _, o := range c {
-		if o.Computer != nil && (o.Computer.Spec.Site == "" || o.Computer.Spec.Site == site) {
-			mine[o.Name] = true
-			s.Computers = append(s.Computers, *o.Computer)
-		}
-	}
-	for _, o := range c {
-		if o.Advertisement == nil {
-			continue
-		}
-		a := *o.Advertisement
-		a.Spec.Computers = slices.DeleteFunc(slices.Clone(a.Spec.Computers), func(n string) bool { return !mine[n] })
-		if len(a.Spec.Computers) == 0 {
-			continue
-		}
-		s.Advertisements = append(s.Advertisements, a)
-		sequences[a.Spec.TaskSequence] = true
-	}
-	for name := range sequences {
-		o, ok := c[Key{KindTaskSequence, name}]
-		if !ok {
-			return nil, Errorf(CodeConflict, "", "there is no TaskSequence %q", clip(name))
-		}
-		s.TaskSequences = append(s.TaskSequences, *o.TaskSequence)
-		for _, st := range o.TaskSequence.Spec.Steps {
-			if st.ApplyOperatingSystemImage != nil {
-				images[st.ApplyOperatingSystemImage.Image] = true
-			}
-		}
-	}
-	seen := map[Key]bool{}
-	for name := range images {
-		o, ok := c[Key{KindOperatingSystemImage, name}]
-		if !ok {
-			return nil, Errorf(CodeConflict, "", "there is no OperatingSystemImage %q", clip(name))
-		}
-		im := *o.OperatingSystemImage
-		ref, err := content(im.Spec.Package, im.Spec.Version)
-		if err != nil {
-			return nil, fmt.Errorf("image %s: %w", name, err)
-		}
-		im.Spec.Version = ref.Version // the snapshot says which one "newest" is
-		s.Images = append(s.Images, im)
-		if k := (Key{Kind(ref.Package), string(ref.Manifest)}); !seen[k] {
-			seen[k] = true
-			s.Content = append(s.Content, ref)
-		}
-	}
-	slices.SortFunc(s.Computers, func(a, b Computer) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(s.Advertisements, func(a, b Advertisement) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(s.TaskSequences, func(a, b TaskSequence) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(s.Images, func(a, b OperatingSystemImage) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(s.Content, func(a, b ContentRef) int {
-		return cmp.Or(cmp.Compare(a.Package, b.Package), cmp.Compare(a.Version, b.Version))
-	})
-	return s, nil
 }

@@ -58,9 +58,9 @@ func (c *Central) next(ctx context.Context, docs []provisioning.Document, presen
 
 // resolve makes a site's snapshot, or returns old, without its problem, if it would say the same.
 func (c *Central) resolve(ctx context.Context, catalog provisioning.Catalog, site string, old provisioning.SiteSnapshot) (provisioning.SiteSnapshot, error) {
-	s, err := catalog.Resolve(site, func(pkg string, version int) (provisioning.ContentRef, error) {
+	s, err := catalog.Resolve(site, provisioning.Facts{Content: func(pkg string, version int) (provisioning.ContentRef, error) {
 		return c.cfg.Content.Ref(ctx, pkg, version)
-	})
+	}})
 	if err != nil {
 		return old, err
 	}
