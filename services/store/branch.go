@@ -40,11 +40,7 @@ func (s *Store) LoadSnapshot(ctx context.Context) (*provisioning.SignedSnapshot,
 
 // SaveSnapshot replaces the snapshot in force.
 func (s *Store) SaveSnapshot(ctx context.Context, snapshot *provisioning.SignedSnapshot) error {
-	b, err := json.Marshal(snapshot)
-	if err != nil {
-		return provisioning.Errorf(provisioning.CodeInternal, "", "encode snapshot: %w", err)
-	}
-	return s.saveState(ctx, stateSnapshot, b)
+	return s.Commit(ctx, provisioning.BranchChange{Snapshot: snapshot})
 }
 
 func (s *Store) loadState(ctx context.Context, name string) ([]byte, error) {
@@ -71,29 +67,7 @@ func (s *Store) Runs(ctx context.Context) ([]provisioning.Run, error) {
 // Record stores a run, new or changed, together with messages about it. Messages whose id is known are left as they
 // are.
 func (s *Store) Record(ctx context.Context, run provisioning.Run, messages []provisioning.StatusMessage) error {
-	return s.update(ctx, "store run "+run.ID, func(tx *sql.Tx) error {
-		b, err := json.Marshal(run)
-		if err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `INSERT OR REPLACE INTO runs (id, computer, started_at, run) VALUES (?, ?, ?, ?)`,
-			run.ID, run.Computer, stamp(run.StartedAt), string(b))
-		if err != nil {
-			return err
-		}
-		for _, m := range messages {
-			b, err := json.Marshal(m)
-			if err != nil {
-				return err
-			}
-			_, err = tx.ExecContext(ctx, `INSERT INTO outbox (id, run, sequence, message) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
-				m.ID, m.Run, m.Sequence, string(b))
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return s.Commit(ctx, provisioning.BranchChange{Runs: []provisioning.Run{run}, Messages: messages})
 }
 
 // RunMessages returns a run's messages in the order of their Sequence.
