@@ -41,6 +41,12 @@ type BranchChange struct {
 	Obeyed []SHA256
 	// Reports wait for central.
 	Reports []SiteReport
+	// Identity replaces the branch's identity.
+	Identity []byte
+	// Resend queues every status message for central again: it may have lost what it had.
+	Resend bool
+	// HistoryComplete notes that the runs of before this disk are here, too. It is never taken back.
+	HistoryComplete bool
 }
 
 // BranchRecords is what a branch has stored beside its identity and its snapshot.
@@ -50,4 +56,6 @@ type BranchRecords struct {
 	Inventories map[string]Inventory
 	Allowances  []Allowance
 	Obeyed      []SHA256
+	// HistoryComplete is false as long as runs of before this disk may be missing.
+	HistoryComplete bool
 }

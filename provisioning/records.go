@@ -8,6 +8,10 @@ type Document struct {
 	Name string `json:"name"`
 	// Revision counts the document's versions from 1.
 	Revision int64 `json:"revision"`
+	// Change is the number of the change that made this revision.
+	Change uint64 `json:"change,omitempty"`
+	// Deleted: with this revision the document is no longer in force; Text is empty.
+	Deleted bool `json:"deleted,omitempty"`
 	// Text is the document in its one canonical encoding, YAML (Object.Encode).
 	Text string `json:"text"`
 }
@@ -40,6 +44,11 @@ type EnrolmentToken struct {
 	// it was given (DER): whoever asks again with the same key gets the same answer.
 	Key         SHA256
 	Certificate []byte
+	// Approval says that a person must approve Key before it is given a certificate; ApprovedBy is the account that has.
+	Approval   bool
+	ApprovedBy string
+	// RevokedAt is when it was revoked, zero if it was not.
+	RevokedAt time.Time
 }
 
 // StatusFilter chooses status messages. Empty fields choose all.
