@@ -18,6 +18,7 @@ import (
 // Branch is the branch as the agent uses it.
 type Branch interface {
 	Register(ctx context.Context, f client.Facts) (client.Registration, error)
+	Password(ctx context.Context, password string) (client.PasswordAnswer, error)
 	Assignment(ctx context.Context) (*provisioning.Assignment, error)
 	Report(ctx context.Context, messages []provisioning.StatusMessage) error
 	Content() steps.Content
@@ -42,6 +43,8 @@ type Agent struct {
 	SetClock   func(time.Time) error
 	Restart    func() error
 	Screen     *Screen
+	// AskPassword asks the person at the computer for a password, after prompt and without showing it.
+	AskPassword func(ctx context.Context, prompt string) (string, error)
 	// Emit tells whoever runs the computer in a virtual machine.
 	Emit   func(event string, fields map[string]any)
 	Now    func() time.Time
@@ -166,7 +169,12 @@ func (a *Agent) assignment(ctx context.Context, b Branch, facts client.Facts) (*
 			a.Log.Info("the clock was set", "off", off)
 		}
 	}
-	a.Emit("agent-registered", map[string]any{"mac": string(facts.MAC)})
+	a.Emit("agent-registered", map[string]any{"mac": string(facts.MAC), "password": reg.PasswordWanted})
+	if reg.PasswordWanted {
+		if err := a.password(ctx, b, reg.WaitSeconds); err != nil {
+			return nil, withNext(err, "Start the computer from the network again.")
+		}
+	}
 	var out *provisioning.Assignment
 	err = a.retry(ctx, "fetch the task sequence", refused, func(int) (err error) {
 		out, err = b.Assignment(ctx)

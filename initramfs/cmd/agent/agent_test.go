@@ -57,6 +57,9 @@ type bench struct {
 	clock      time.Time
 
 	register   func(try int) (client.Registration, error)
+	password   func(given string) (client.PasswordAnswer, error)
+	typed      []string // what the person types, one line for each time they are asked
+	waits      []time.Duration
 	assignment func() (*provisioning.Assignment, error)
 	report     func(call int) error
 	network    func(try int, mac provisioning.MAC) (Interface, error)
@@ -77,6 +80,11 @@ func (b *bench) Register(_ context.Context, f client.Facts) (client.Registration
 	b.registered = append(b.registered, f)
 	b.mu.Unlock()
 	return b.register(n)
+}
+
+func (b *bench) Password(_ context.Context, password string) (client.PasswordAnswer, error) {
+	b.count("password")
+	return b.password(password)
 }
 
 func (b *bench) Assignment(context.Context) (*provisioning.Assignment, error) { return b.assignment() }
@@ -166,9 +174,22 @@ func newBench(t *testing.T, list ...provisioning.Step) *bench {
 			b.events, b.fields = append(b.events, event), append(b.fields, fields)
 		},
 		Now: func() time.Time { return start },
-		Wait: func(ctx context.Context, _ time.Duration) error {
+		Wait: func(ctx context.Context, d time.Duration) error {
 			b.count("wait")
+			b.mu.Lock()
+			b.waits = append(b.waits, d)
+			b.mu.Unlock()
 			return ctx.Err()
+		},
+		AskPassword: func(ctx context.Context, _ string) (string, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if len(b.typed) == 0 {
+				return "", errors.New("nobody types")
+			}
+			line := b.typed[0]
+			b.typed = b.typed[1:]
+			return line, ctx.Err()
 		},
 		Random: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}

@@ -48,7 +48,7 @@ const secureBootVariable = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11
 func (h Hardware) Facts(mac provisioning.MAC) client.Facts {
 	f := client.Facts{
 		MAC: mac, Manufacturer: h.read("sys/class/dmi/id/sys_vendor"), Product: h.read("sys/class/dmi/id/product_name"),
-		Serial: h.read("sys/class/dmi/id/product_serial"),
+		Serial: h.read("sys/class/dmi/id/product_serial"), AssetTag: h.read("sys/class/dmi/id/chassis_asset_tag"), // SMBIOS type 3
 	}
 	if g, err := provisioning.ParseGUID(h.read("sys/class/dmi/id/product_uuid")); err == nil {
 		f.GUID = g
@@ -72,7 +72,7 @@ func (h Hardware) Variables(f client.Facts) map[string]string {
 		uefi = "true"
 	}
 	return map[string]string{
-		"_SMSTSMake": f.Manufacturer, "_SMSTSModel": f.Product, "_SMSTSSerialNumber": f.Serial, "_SMSTSUUID": string(f.GUID),
+		"_SMSTSMake": f.Manufacturer, "_SMSTSModel": f.Product, "_SMSTSSerialNumber": f.Serial, "_SMSTSAssetTag": f.AssetTag, "_SMSTSUUID": string(f.GUID),
 		"_SMSTSMacAddresses": string(f.MAC), "_SMSTSBootUEFI": uefi,
 	}
 }

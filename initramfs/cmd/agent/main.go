@@ -81,6 +81,9 @@ func run(ctx context.Context) error {
 		SetClock: setClock,
 		Restart:  restart,
 		Screen:   screen,
+		AskPassword: func(ctx context.Context, prompt string) (string, error) {
+			return askPassword(ctx, terminals, prompt, screen.Say)
+		},
 		Emit: func(event string, fields map[string]any) {
 			if err := emitter.Emit(event, fields); err != nil {
 				log.Warn("event was not sent", "event", event, "error", err)

@@ -37,6 +37,7 @@ const (
 	PathRegister   = "/agent/v1/register"
 	PathAssignment = "/agent/v1/assignment"
 	PathStatus     = "/agent/v1/status"
+	PathPassword   = "/agent/v1/password"
 )
 
 // Boot is what the branch tells one machine for one boot, in an initramfs made for it. It holds a secret.
@@ -58,6 +59,7 @@ type Facts struct {
 	Manufacturer string            `json:"manufacturer,omitempty"`
 	Product      string            `json:"product,omitempty"`
 	Serial       string            `json:"serial,omitempty"`
+	AssetTag     string            `json:"assetTag,omitempty"`
 	MemoryBytes  int64             `json:"memoryBytes,omitempty"`
 }
 
@@ -67,6 +69,27 @@ type Registration struct {
 	Expires time.Time `json:"expires"`
 	// Time is the branch's clock, UTC: a client's own may be years off.
 	Time time.Time `json:"time"`
+	// PasswordWanted: the token is good for nothing but giving the site's password (Password).
+	PasswordWanted bool `json:"passwordWanted,omitempty"`
+	// WaitSeconds is how long a password would not be looked at, as there were wrong ones.
+	WaitSeconds int `json:"waitSeconds,omitempty"`
+}
+
+// PasswordRequest is what Password sends.
+type PasswordRequest struct {
+	Password string `json:"password"`
+}
+
+// PasswordAnswer is the answer to a password.
+type PasswordAnswer struct {
+	// Right: the password was right, and Registration holds another token, which is good for everything.
+	Right bool `json:"right"`
+	// Checked is false where the password was not looked at, as others were wrong: it may be sent again after WaitSeconds.
+	Checked bool `json:"checked"`
+	// WaitSeconds is how long the next password will not be looked at.
+	WaitSeconds int `json:"waitSeconds,omitempty"`
+	// Registration is set where the password was right.
+	Registration *Registration `json:"registration,omitempty"`
 }
 
 // RegisterRequest is what Register sends.
@@ -188,6 +211,23 @@ func (c *Client) Register(ctx context.Context, f Facts) (Registration, error) {
 	c.token = r.Token
 	c.mu.Unlock()
 	return r, nil
+}
+
+// Password gives the site's password, where Register said that it is wanted. A wrong one is no error.
+func (c *Client) Password(ctx context.Context, password string) (PasswordAnswer, error) {
+	var a PasswordAnswer
+	if err := c.call(ctx, http.MethodPost, PathPassword, PasswordRequest{Password: password}, &a); err != nil {
+		return a, fmt.Errorf("give the password to the branch: %w", err)
+	}
+	if a.Right && a.Registration == nil {
+		return a, provisioning.Errorf(provisioning.CodeCorrupt, "", "the branch's answer to the password is incomplete")
+	}
+	if a.Right {
+		c.mu.Lock()
+		c.token = a.Registration.Token
+		c.mu.Unlock()
+	}
+	return a, nil
 }
 
 // Assignment asks for what to do. It fails with CodeNotFound if there is nothing for this computer any more.
