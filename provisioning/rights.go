@@ -165,16 +165,26 @@ type Reach struct {
 	member      Member
 }
 
-// Reach prepares for questions about where documents have effect.
-func (c Catalog) Reach(member Member) *Reach {
+// Reach prepares for questions about where documents have effect. Of collections only those with the given names are looked
+// at: those that limits name.
+func (c Catalog) Reach(collections []string, member Member) *Reach {
 	r := &Reach{catalog: c, member: member}
-	for k := range c {
-		if k.Kind == KindCollection {
-			r.collections = append(r.collections, k.Name)
+	for _, n := range collections {
+		if _, ok := c[Key{KindCollection, n}]; ok {
+			r.collections = append(r.collections, n)
 		}
 	}
-	slices.Sort(r.collections)
 	return r
+}
+
+// Limits returns the names of the collections that an account's roles are limited to, each once, sorted.
+func Limits(account string, roles []Role) []string {
+	var out []string
+	for _, r := range rolesOf(account, roles) {
+		out = append(out, r.Spec.Collections...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // Target says where a document has effect, by the catalog in force and its memberships: what a change would make true does

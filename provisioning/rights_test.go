@@ -185,7 +185,7 @@ func TestAllowedChange(t *testing.T) {
 		"the query itself":                              {"names-op", []Object{collectionOf("byname", "computer.site == 'LON'")}, nil, false},
 		"the administrator":                             {AccountAdmin, []Object{c[Key{KindRole, "r"}]}, []Key{{KindRole, "r"}}, true},
 	} {
-		err := c.Reach(direct(c)).AllowedChange(x.account, roles, x.next, x.gone)
+		err := c.Reach(Limits(x.account, roles), direct(c)).AllowedChange(x.account, roles, x.next, x.gone)
 		if (err == nil) != x.allowed || err != nil && CodeOf(err) != CodeForbidden {
 			t.Errorf("%s: %v", name, err)
 		}
