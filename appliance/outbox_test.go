@@ -140,7 +140,7 @@ func TestStatusArrivesOnce(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if _, err := c.Apply(t.Context(), []provisioning.File{{Name: "site.yaml", Text: []byte("apiVersion: branchpoint/v1\nkind: Site\nmetadata: {name: LON}\nspec: {}\n")}}); err != nil {
+	if _, err := c.Apply(t.Context(), centralclient.ApplyRequest{Files: []provisioning.File{{Name: "site.yaml", Text: []byte("apiVersion: branchpoint/v1\nkind: Site\nmetadata: {name: LON}\nspec: {}\n")}}}); err != nil {
 		t.Fatal(err)
 	}
 	token, err := c.CreateToken(t.Context(), centralclient.TokenRequest{Site: "LON", ValidSeconds: 3600})

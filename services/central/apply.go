@@ -10,35 +10,27 @@ import (
 	"branchpoint/services/central/client"
 )
 
-// Apply puts configuration files in force, all of them or nothing. Faults come back as provisioning.Problems.
-func (c *Central) Apply(ctx context.Context, files []provisioning.File) (client.ApplyResult, error) {
-	given, err := decodeAll(files)
+// Apply puts configuration files in force, all of them or nothing. Faults come back as provisioning.Problems; a change that
+// would erase more disks than may go unasked as CodeConflict (client.Danger).
+func (c *Central) Apply(ctx context.Context, in client.ApplyRequest) (client.ChangeResult, error) {
+	given, err := decodeAll(in.Files)
 	if err != nil {
-		return client.ApplyResult{}, err
+		return client.ChangeResult{}, err
 	}
-	packages, err := c.cfg.Content.Packages(ctx)
-	if err != nil {
-		return client.ApplyResult{}, fmt.Errorf("list content packages: %w", err)
-	}
-	var result client.ApplyResult
-	err = c.cfg.Store.UpdateDocuments(ctx, c.cfg.Now(), func(stored []provisioning.Document) ([]provisioning.Document, error) {
-		changed, r, err := merge(&c.decoded, stored, given, packages)
-		result = r
-		return changed, err
+	e := want(given)
+	return c.change(ctx, changeRequest{
+		command: provisioning.CommandApply,
+		edit: func(stored []provisioning.Document) (edit, error) {
+			e.remove = nil
+			for i := range stored {
+				if k := stored[i].Key(); in.Prune && e.set[k] == nil {
+					e.remove = append(e.remove, k)
+				}
+			}
+			return e, nil
+		},
+		Caution: in.Caution,
 	})
-	if err != nil {
-		return client.ApplyResult{}, err
-	}
-	for _, d := range result.Documents {
-		if d.Effect != client.Unchanged {
-			c.cfg.Log.Info("applied", "kind", d.Kind, "name", d.Name, "effect", d.Effect)
-		}
-	}
-	if err := c.Publish(ctx); err != nil {
-		// What was applied is stored; the next publication takes it along.
-		c.cfg.Log.Error("cannot publish snapshots", "error", err)
-	}
-	return result, nil
 }
 
 // decodeAll decodes files into a catalog. It fails with provisioning.Problems.
@@ -62,89 +54,141 @@ func decodeAll(files []provisioning.File) (provisioning.Catalog, error) {
 	return given, nil
 }
 
-// merge decides what an apply of given changes. The references of what is given are checked, and of everything that
-// refers to it.
-func merge(decoded *decodedDocuments, stored []provisioning.Document, given provisioning.Catalog, packages map[string]int) ([]provisioning.Document, client.ApplyResult, error) {
-	catalog, err := decoded.catalog(stored)
-	if err != nil {
-		return nil, client.ApplyResult{}, err
+// Delete takes documents out of force, all or none. It fails with CodeNotFound where there is no such document, and with
+// CodeConflict as long as others refer to one, which it names.
+func (c *Central) Delete(ctx context.Context, in client.DeleteRequest) (client.ChangeResult, error) {
+	if len(in.Documents) == 0 {
+		return client.ChangeResult{}, provisioning.Errorf(provisioning.CodeInvalid, "Name a kind and a name.", "there is nothing to delete in what was given")
 	}
-	texts := map[provisioning.Key]string{}
-	for _, d := range stored {
-		texts[d.Key()] = d.Text
-	}
-	keys := make([]provisioning.Key, 0, len(given))
-	for k, o := range given {
-		catalog[k] = o
-		keys = append(keys, k)
-	}
-	sortKeys(keys)
-	check := slices.Clone(keys)
-	for k, o := range catalog {
-		if _, ok := given[k]; !ok && slices.ContainsFunc(references(o), func(r provisioning.Key) bool { _, ok := given[r]; return ok }) {
-			check = append(check, k)
-		}
-	}
-	sortKeys(check)
-	if ps := catalog.Check(check, packages); len(ps) > 0 {
-		return nil, client.ApplyResult{}, ps
-	}
-	var changed []provisioning.Document
-	var result client.ApplyResult
-	for _, k := range keys {
-		o := given[k]
-		text, err := o.Encode()
-		if err != nil {
-			return nil, client.ApplyResult{}, err
-		}
-		effect := client.Created
-		if old, ok := texts[k]; ok {
-			effect = client.Changed
-			if old == text {
-				effect = client.Unchanged
+	return c.change(ctx, changeRequest{
+		command: provisioning.CommandDelete,
+		edit: func(stored []provisioning.Document) (edit, error) {
+			catalog, err := c.decoded.catalog(stored)
+			if err != nil {
+				return edit{}, err
 			}
+			return edit{remove: in.Documents}, deletable(catalog, in.Documents)
+		},
+		Caution: in.Caution,
+	})
+}
+
+// maxNamed bounds how many names a message lists.
+const maxNamed = 20
+
+// deletable fails where keys name something that does not exist, or that others than themselves refer to.
+func deletable(catalog provisioning.Catalog, keys []provisioning.Key) error {
+	for _, k := range keys {
+		if _, ok := catalog[k]; !ok {
+			return provisioning.Errorf(provisioning.CodeNotFound, fmt.Sprintf("See what there is: branchpoint get %s", k.Kind), "there is no %s %q", k.Kind, k.Name)
 		}
-		result.Documents = append(result.Documents, client.Applied{Kind: k.Kind, Name: k.Name, Effect: effect})
-		if effect == client.Unchanged {
+	}
+	var users []provisioning.Key
+	used := map[provisioning.Key]bool{}
+	for k, o := range catalog {
+		if slices.Contains(keys, k) {
 			continue
 		}
-		d := provisioning.Document{Kind: k.Kind, Name: k.Name, Text: text}
-		if _, err := d.Decode(); err != nil {
-			// Found now it costs one apply; found at the next start it would cost the site.
-			return nil, client.ApplyResult{}, provisioning.Errorf(provisioning.CodeInternal, "", "%s %s does not survive being stored: %w", k.Kind, k.Name, err)
-		}
-		changed = append(changed, d)
-	}
-	return changed, result, nil
-}
-
-// references are the documents that o names.
-func references(o provisioning.Object) []provisioning.Key {
-	var out []provisioning.Key
-	switch {
-	case o.Computer != nil && o.Computer.Spec.Site != "":
-		out = append(out, provisioning.Key{Kind: provisioning.KindSite, Name: o.Computer.Spec.Site})
-	case o.TaskSequence != nil:
-		for _, s := range o.TaskSequence.Spec.Steps {
-			if s.ApplyOperatingSystemImage != nil {
-				out = append(out, provisioning.Key{Kind: provisioning.KindOperatingSystemImage, Name: s.ApplyOperatingSystemImage.Image})
+		for _, r := range references(o) {
+			if slices.Contains(keys, r) {
+				users, used[r] = append(users, k), true
 			}
 		}
-	case o.Advertisement != nil:
-		out = append(out, provisioning.Key{Kind: provisioning.KindTaskSequence, Name: o.Advertisement.Spec.TaskSequence})
-		for _, n := range o.Advertisement.Spec.Computers {
-			out = append(out, provisioning.Key{Kind: provisioning.KindComputer, Name: n})
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	sortKeys(users)
+	users = slices.Compact(users)
+	names := make([]string, len(users))
+	for i, u := range users {
+		names[i] = fmt.Sprintf("%s %s", u.Kind, u.Name)
+	}
+	var targets []string
+	for _, k := range keys {
+		if used[k] {
+			targets = append(targets, fmt.Sprintf("%s %s", k.Kind, k.Name))
 		}
 	}
-	return out
+	return provisioning.Errorf(provisioning.CodeConflict, "Change or delete those first, or delete all of them together.",
+		"%s cannot be deleted while others refer to it: %s", listed(targets), listed(names))
 }
 
-// sortKeys sorts by kind, in the order in which kinds may refer to one another, then by name.
-func sortKeys(keys []provisioning.Key) {
-	slices.SortFunc(keys, func(a, b provisioning.Key) int {
-		if d := slices.Index(provisioning.Kinds, a.Kind) - slices.Index(provisioning.Kinds, b.Kind); d != 0 {
-			return d
-		}
-		return strings.Compare(a.Name, b.Name)
+// listed joins names, a bounded number of them.
+func listed(names []string) string {
+	if more := len(names) - maxNamed; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNamed], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Rollback makes what was in force after an earlier change, or an earlier revision of one document, a new change.
+func (c *Central) Rollback(ctx context.Context, in client.RollbackRequest) (client.ChangeResult, error) {
+	then, note, err := c.earlier(ctx, in)
+	if err != nil {
+		return client.ChangeResult{}, err
+	}
+	wanted := map[provisioning.Key]provisioning.Document{}
+	for _, d := range then {
+		wanted[d.Key()] = d
+	}
+	return c.change(ctx, changeRequest{
+		command: provisioning.CommandRollback, note: note, Caution: in.Caution,
+		edit: func(stored []provisioning.Document) (edit, error) { return back(stored, wanted, in.Change != 0) },
 	})
+}
+
+// earlier returns the documents that a rollback sets, and says what it goes back to.
+func (c *Central) earlier(ctx context.Context, in client.RollbackRequest) ([]provisioning.Document, string, error) {
+	switch {
+	case in.Change != 0 && in.Document == (provisioning.Key{}):
+		docs, err := c.cfg.Store.DocumentsAt(ctx, in.Change)
+		return docs, fmt.Sprintf("to change %d", in.Change), err
+	case in.Change != 0 || in.Revision <= 0:
+		return nil, "", provisioning.Errorf(provisioning.CodeInvalid, "", "a rollback names either a change, or a document and its revision")
+	}
+	k := in.Document
+	revisions, err := c.cfg.Store.Revisions(ctx, k)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, r := range revisions {
+		if r.Revision == in.Revision {
+			return []provisioning.Document{r.Document}, fmt.Sprintf("%s %s to revision %d", k.Kind, k.Name, in.Revision), nil
+		}
+	}
+	return nil, "", provisioning.Errorf(provisioning.CodeNotFound, fmt.Sprintf("See which there are: branchpoint history %s %s", k.Kind, k.Name),
+		"there is no revision %d of %s %q", in.Revision, k.Kind, k.Name)
+}
+
+// back makes the edit that turns what is stored into what was: all of it where the whole configuration goes back. What is
+// the same is left out of it.
+func back(stored []provisioning.Document, then map[provisioning.Key]provisioning.Document, whole bool) (edit, error) {
+	e := edit{set: map[provisioning.Key]*wanted{}}
+	same := map[provisioning.Key]bool{}
+	for i := range stored {
+		k := stored[i].Key()
+		d, ok := then[k]
+		same[k] = ok && !d.Deleted && d.Text == stored[i].Text
+		if ok && d.Deleted || !ok && whole {
+			e.remove = append(e.remove, k)
+		}
+	}
+	var problems provisioning.Problems
+	for k, d := range then {
+		if same[k] || d.Deleted {
+			continue
+		}
+		// By today's rules: what was right when it was stored may not be any more.
+		objects, ps := provisioning.Decode(provisioning.File{Name: fmt.Sprintf("%s %s revision %d", k.Kind, k.Name, d.Revision), Text: []byte(d.Text)})
+		problems = append(problems, ps...)
+		for _, o := range objects {
+			e.set[k] = &wanted{object: o}
+		}
+	}
+	if len(problems) > 0 {
+		slices.SortFunc(problems, func(a, b provisioning.Problem) int { return strings.Compare(a.File, b.File) })
+		return edit{}, problems
+	}
+	return e, nil
 }

@@ -33,7 +33,7 @@ func (h httpOf) status(t *testing.T, method, path string) int {
 	return resp.StatusCode
 }
 
-func effects(r client.ApplyResult) string {
+func effects(r client.ChangeResult) string {
 	var out []string
 	for _, d := range r.Documents {
 		out = append(out, fmt.Sprint(d.Effect, " ", d.Name))
@@ -93,11 +93,11 @@ func TestApplyFaults(t *testing.T) {
 		})
 	}
 	for name, files := range map[string][]provisioning.File{"no file": nil, "empty file": {{Name: "a", Text: nil}}, "comments": {{Name: "a", Text: []byte("# nothing\n---\n")}}} {
-		if _, err := s.admin.Apply(t.Context(), files); provisioning.CodeOf(err) != provisioning.CodeInvalid || provisioning.NextOf(err) == "" {
+		if _, err := s.admin.Apply(t.Context(), client.ApplyRequest{Files: files}); provisioning.CodeOf(err) != provisioning.CodeInvalid || provisioning.NextOf(err) == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err := s.admin.Apply(t.Context(), []provisioning.File{{Name: "a", Text: make([]byte, 40<<20)}})
+	_, err := s.admin.Apply(t.Context(), client.ApplyRequest{Files: []provisioning.File{{Name: "a", Text: make([]byte, 40<<20)}}})
 	wantCode(t, err, provisioning.CodeInvalid, "larger than")
 }
 

@@ -30,12 +30,27 @@ type Store interface {
 	PutSetting(ctx context.Context, name string, value []byte) error
 	// Documents returns the documents in force, by kind and name.
 	Documents(ctx context.Context) ([]provisioning.Document, error)
-	// UpdateDocuments stores what decide makes of the documents in force; nothing happens between.
-	UpdateDocuments(ctx context.Context, at time.Time, decide func(stored []provisioning.Document) ([]provisioning.Document, error)) error
+	// UpdateDocuments stores what decide makes of the documents in force as one change, and returns its number; nothing
+	// happens between. Where decide returns nothing there is no change.
+	UpdateDocuments(ctx context.Context, change provisioning.Change, decide func(stored []provisioning.Document) ([]provisioning.Document, error)) (uint64, error)
+	// Changes returns changes with numbers below before (0: all), newest first.
+	Changes(ctx context.Context, before uint64, limit int) ([]provisioning.Change, error)
+	// Revisions returns a document's revisions, oldest first, and ChangeRevisions those of a change.
+	Revisions(ctx context.Context, key provisioning.Key) ([]provisioning.Revision, error)
+	ChangeRevisions(ctx context.Context, change uint64) ([]provisioning.Revision, error)
+	// DocumentsAt returns what was in force after a change; it fails with CodeNotFound if there is no such change.
+	DocumentsAt(ctx context.Context, change uint64) ([]provisioning.Document, error)
+	// AddOrders numbers and stores orders.
+	AddOrders(ctx context.Context, orders []provisioning.Order) ([]provisioning.Order, error)
+	Orders(ctx context.Context) ([]provisioning.Order, error)
+	DropOrders(ctx context.Context, numbers []uint64) error
+	SaveInventories(ctx context.Context, at time.Time, inventories map[string]provisioning.Inventory) error
+	Inventories(ctx context.Context) (map[string]provisioning.Inventory, error)
 	// SiteSnapshot fails with CodeNotFound if the site never had a snapshot.
 	SiteSnapshot(ctx context.Context, site string) (*provisioning.SiteSnapshot, error)
-	// PublishSnapshots stores what decide makes of the documents in force and the present snapshots, by site.
-	PublishSnapshots(ctx context.Context, decide func([]provisioning.Document, map[string]provisioning.SiteSnapshot) ([]provisioning.SiteSnapshot, error)) error
+	// PublishSnapshots stores what decide makes of what it is given, by the time of which nothing of that has changed. It may
+	// call decide more than once.
+	PublishSnapshots(ctx context.Context, decide func(provisioning.Publication) ([]provisioning.SiteSnapshot, error)) error
 	CreateEnrolmentToken(ctx context.Context, t provisioning.EnrolmentToken) error
 	// UseEnrolmentToken stores what decide sets; it fails with CodeNotFound if there is no such token.
 	UseEnrolmentToken(ctx context.Context, hash provisioning.SHA256, decide func(*provisioning.EnrolmentToken) error) error
@@ -94,6 +109,8 @@ type Central struct {
 	admin   provisioning.SHA256
 	decoded decodedDocuments
 	metrics *metrics
+	// publishing lets one publication after another be made: they would only find out at the end that they disagree.
+	publishing sync.Mutex
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when snapshots may have changed

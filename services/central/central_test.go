@@ -185,12 +185,12 @@ metadata: {name: rollout}
 spec: {taskSequence: install, computers: [desk-1], purpose: required}
 `
 
-func (s *site) apply(text string) (client.ApplyResult, error) {
+func (s *site) apply(text string) (client.ChangeResult, error) {
 	s.t.Helper()
-	return s.admin.Apply(s.t.Context(), []provisioning.File{{Name: "all.yaml", Text: []byte(text)}})
+	return s.admin.Apply(s.t.Context(), client.ApplyRequest{Files: []provisioning.File{{Name: "all.yaml", Text: []byte(text)}}})
 }
 
-func (s *site) mustApply(text string) client.ApplyResult {
+func (s *site) mustApply(text string) client.ChangeResult {
 	s.t.Helper()
 	r, err := s.apply(text)
 	if err != nil {

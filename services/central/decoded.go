@@ -39,3 +39,13 @@ func (d *decodedDocuments) catalog(docs []provisioning.Document) (provisioning.C
 	d.known = known
 	return out, nil
 }
+
+// learn remembers what a document decodes to that is about to be stored.
+func (d *decodedDocuments) learn(doc provisioning.Document, o provisioning.Object) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == nil {
+		d.known = map[provisioning.Key]decodedDocument{}
+	}
+	d.known[doc.Key()] = decodedDocument{doc.Text, o}
+}

@@ -1,7 +1,6 @@
 package central
 
 import (
-	"context"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
@@ -32,8 +31,7 @@ const (
 func (c *Central) Handler() http.Handler {
 	mux := http.NewServeMux()
 	admin := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, c.adminOnly(h)) }
-	admin("POST "+client.PathApply, c.handleApply)
-	admin("GET "+client.PathDocuments, c.handleDocuments)
+	c.configurationRoutes(admin)
 	admin("POST "+client.PathTokens, c.handleToken)
 	admin("GET "+client.PathStatus, c.handleStatus)
 	admin("GET "+client.PathSites, c.handleSites)
@@ -90,42 +88,6 @@ func (c *Central) siteOnly(next func(w http.ResponseWriter, r *http.Request, sit
 }
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
-
-func (c *Central) handleApply(w http.ResponseWriter, r *http.Request) {
-	var in client.ApplyRequest
-	if err := readJSON(w, r, maxApplyBody, &in); err != nil {
-		c.fail(w, r, err)
-		return
-	}
-	out, err := c.Apply(r.Context(), in.Files)
-	c.answer(w, r, out, err)
-}
-
-func (c *Central) handleDocuments(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	kind := provisioning.Kind(q.Get("kind"))
-	if kind != "" && !slices.Contains(provisioning.Kinds, kind) {
-		c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "kind %.64q is unknown", kind))
-		return
-	}
-	docs, err := c.documents(r.Context(), kind, q.Get("name"))
-	c.answer(w, r, docs, err)
-}
-
-// documents returns the documents in force of that kind and name; empty chooses all.
-func (c *Central) documents(ctx context.Context, kind provisioning.Kind, name string) ([]provisioning.Document, error) {
-	all, err := c.cfg.Store.Documents(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := []provisioning.Document{}
-	for _, d := range all {
-		if (kind == "" || d.Kind == kind) && (name == "" || d.Name == name) {
-			out = append(out, d)
-		}
-	}
-	return out, nil
-}
 
 func (c *Central) handleToken(w http.ResponseWriter, r *http.Request) {
 	var in client.TokenRequest

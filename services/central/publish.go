@@ -9,12 +9,15 @@ import (
 	"branchpoint/provisioning"
 )
 
-// Publish brings every site's snapshot up to date with the configuration and the content, and wakes those who wait for
-// one. A site whose snapshot would say the same keeps it, with its number. It is to be called when content changes.
+// Publish brings every site's snapshot up to date with the configuration, people's orders and the content, and wakes those
+// who wait for one. A site whose snapshot would say the same keeps it, with its number. It is to be called when content
+// changes.
 func (c *Central) Publish(ctx context.Context) error {
+	c.publishing.Lock()
+	defer c.publishing.Unlock()
 	published := 0
-	err := c.cfg.Store.PublishSnapshots(ctx, func(docs []provisioning.Document, present map[string]provisioning.SiteSnapshot) ([]provisioning.SiteSnapshot, error) {
-		next, err := c.next(ctx, docs, present)
+	err := c.cfg.Store.PublishSnapshots(ctx, func(p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
+		next, err := c.next(ctx, p)
 		published = len(next)
 		return next, err
 	})
@@ -27,22 +30,30 @@ func (c *Central) Publish(ctx context.Context) error {
 }
 
 // next makes the snapshots that differ from the present ones.
-func (c *Central) next(ctx context.Context, docs []provisioning.Document, present map[string]provisioning.SiteSnapshot) ([]provisioning.SiteSnapshot, error) {
-	catalog, err := c.decoded.catalog(docs)
+func (c *Central) next(ctx context.Context, p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
+	catalog, err := c.decoded.catalog(p.Documents)
 	if err != nil {
 		return nil, err
 	}
-	var sites []string
-	for k := range catalog {
-		if k.Kind == provisioning.KindSite {
-			sites = append(sites, k.Name)
+	changed := make(map[provisioning.Key]uint64)
+	for i := range p.Documents {
+		if d := &p.Documents[i]; d.Kind == provisioning.KindAdvertisement {
+			changed[d.Key()] = d.Change
 		}
 	}
-	slices.Sort(sites)
+	clears, approvals := standing(p.Orders, c.cfg.Now())
 	var out []provisioning.SiteSnapshot
-	for _, site := range sites {
-		old := present[site]
-		next, err := c.resolve(ctx, catalog, site, old)
+	for _, site := range sites(catalog) {
+		old := p.Present[site]
+		next, err := c.resolve(catalog, site, old, provisioning.Facts{
+			Content: func(pkg string, version int) (provisioning.ContentRef, error) {
+				return c.cfg.Content.Ref(ctx, pkg, version)
+			},
+			Changed:     func(k provisioning.Key) uint64 { return changed[k] },
+			Inventories: p.Inventories,
+			Clears:      clears,
+			Approvals:   approvals[site],
+		})
 		if err != nil {
 			// The site goes on with the last snapshot that could be made; the others must not wait for it.
 			c.cfg.Log.Warn("a site's snapshot cannot be made; it keeps the last one", "site", site, "error", err)
@@ -56,11 +67,21 @@ func (c *Central) next(ctx context.Context, docs []provisioning.Document, presen
 	return out, nil
 }
 
+// sites are the names of a catalog's sites, sorted.
+func sites(catalog provisioning.Catalog) []string {
+	var out []string
+	for k := range catalog {
+		if k.Kind == provisioning.KindSite {
+			out = append(out, k.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // resolve makes a site's snapshot, or returns old, without its problem, if it would say the same.
-func (c *Central) resolve(ctx context.Context, catalog provisioning.Catalog, site string, old provisioning.SiteSnapshot) (provisioning.SiteSnapshot, error) {
-	s, err := catalog.Resolve(site, provisioning.Facts{Content: func(pkg string, version int) (provisioning.ContentRef, error) {
-		return c.cfg.Content.Ref(ctx, pkg, version)
-	}})
+func (c *Central) resolve(catalog provisioning.Catalog, site string, old provisioning.SiteSnapshot, facts provisioning.Facts) (provisioning.SiteSnapshot, error) {
+	s, err := catalog.Resolve(site, facts)
 	if err != nil {
 		return old, err
 	}

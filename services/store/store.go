@@ -33,6 +33,7 @@ type Store struct {
 	alone   bool
 	metrics *metrics
 	failed  func(error)
+	newest  newest
 	// registry is where the metrics are registered; nil is nowhere.
 	registry prometheus.Registerer
 }
@@ -171,11 +172,18 @@ func (s *Store) update(ctx context.Context, doing string, do func(tx *sql.Tx) er
 	return s.fail(doing, tx.Commit())
 }
 
+// view runs do in a reading transaction: all that it reads is from one moment, and no writer waits for it.
+func (s *Store) view(ctx context.Context, doing string, do func(tx *sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // the driver begins it deferred, without the writer's lock
+	if err != nil {
+		return s.fail(doing, err)
+	}
+	defer tx.Rollback() //nolint:errcheck // nothing was written
+	return s.fail(doing, do(tx))
+}
+
 // rows runs a query and calls scan for each row.
-func rows(ctx context.Context, q interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}, scan func(*sql.Rows) error, query string, args ...any,
-) error {
+func rows(ctx context.Context, q querier, scan func(*sql.Rows) error, query string, args ...any) error {
 	r, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err
@@ -197,14 +205,25 @@ func values[T any](ctx context.Context, s *Store, what, query string, args ...an
 		if err := r.Scan(&text); err != nil {
 			return err
 		}
-		var v T
-		if err := json.Unmarshal([]byte(text), &v); err != nil {
-			return provisioning.Errorf(provisioning.CodeCorrupt, "", "decode what is stored: %w", err)
-		}
+		v, err := decode[T](text)
 		out = append(out, v)
-		return nil
+		return err
 	}, query, args...)
 	return out, s.fail("read "+what, err)
+}
+
+// encode is how values are stored that are no columns, and decode reads them back.
+func encode(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+func decode[T any](text string) (T, error) {
+	var v T
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		return v, provisioning.Errorf(provisioning.CodeCorrupt, "", "decode what is stored: %w", err)
+	}
+	return v, nil
 }
 
 // stampForm has a fixed width, so that stamps sort as the times they are.

@@ -16,7 +16,10 @@ import (
 	"branchpoint/provisioning"
 )
 
-var noon = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+var (
+	noon = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	made = provisioning.Change{At: noon, By: "jo", Command: provisioning.CommandApply}
+)
 
 func openTemp(t *testing.T) *Store {
 	t.Helper()
@@ -148,7 +151,8 @@ func TestDocuments(t *testing.T) {
 	s := openTemp(t)
 	ctx := t.Context()
 	put := func(docs ...provisioning.Document) error {
-		return s.UpdateDocuments(ctx, noon, func([]provisioning.Document) ([]provisioning.Document, error) { return docs, nil })
+		_, err := s.UpdateDocuments(ctx, made, func([]provisioning.Document) ([]provisioning.Document, error) { return docs, nil })
+		return err
 	}
 	if err := put(doc("LON", "1"), doc("PAR", "1")); err != nil {
 		t.Fatal(err)
@@ -157,8 +161,8 @@ func TestDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []provisioning.Document{
-		{Kind: provisioning.KindSite, Name: "LON", Revision: 2, Text: "2"},
-		{Kind: provisioning.KindSite, Name: "PAR", Revision: 1, Text: "1"},
+		{Kind: provisioning.KindSite, Name: "LON", Revision: 2, Change: 2, Text: "2"},
+		{Kind: provisioning.KindSite, Name: "PAR", Revision: 1, Change: 1, Text: "1"},
 	}
 	check := func(s *Store) {
 		t.Helper()
@@ -173,7 +177,7 @@ func TestDocuments(t *testing.T) {
 	}
 	check(s)
 	refusal := errors.New("no")
-	err := s.UpdateDocuments(ctx, noon, func(stored []provisioning.Document) ([]provisioning.Document, error) {
+	_, err := s.UpdateDocuments(ctx, made, func(stored []provisioning.Document) ([]provisioning.Document, error) {
 		if !reflect.DeepEqual(stored, want) {
 			t.Errorf("decides on %v", stored)
 		}
@@ -199,7 +203,7 @@ func TestUpdatesDoNotOverlap(t *testing.T) {
 		store := []*Store{s, other}[i%2]
 		wg.Go(func() {
 			for range each {
-				err := store.UpdateDocuments(t.Context(), noon, func(stored []provisioning.Document) ([]provisioning.Document, error) {
+				_, err := store.UpdateDocuments(t.Context(), made, func(stored []provisioning.Document) ([]provisioning.Document, error) {
 					n := 0
 					if len(stored) > 0 {
 						if _, err := fmt.Sscan(stored[0].Text, &n); err != nil {
@@ -225,7 +229,7 @@ func TestUpdatesDoNotOverlap(t *testing.T) {
 func TestCutShort(t *testing.T) {
 	s := openTemp(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	err := s.UpdateDocuments(ctx, noon, func([]provisioning.Document) ([]provisioning.Document, error) {
+	_, err := s.UpdateDocuments(ctx, made, func([]provisioning.Document) ([]provisioning.Document, error) {
 		cancel()
 		return []provisioning.Document{doc("LON", "1")}, nil
 	})
@@ -247,9 +251,9 @@ func TestSnapshots(t *testing.T) {
 	par := provisioning.SiteSnapshot{Site: "PAR", Problem: "no content"}
 	publish := func(want map[string]provisioning.SiteSnapshot, next ...provisioning.SiteSnapshot) {
 		t.Helper()
-		err := s.PublishSnapshots(ctx, func(_ []provisioning.Document, present map[string]provisioning.SiteSnapshot) ([]provisioning.SiteSnapshot, error) {
-			if len(present) != len(want) || present["LON"].Number != want["LON"].Number {
-				t.Errorf("present %v, want %v", present, want)
+		err := s.PublishSnapshots(ctx, func(p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
+			if !reflect.DeepEqual(p.Present, want) {
+				t.Errorf("present %v, want %v", p.Present, want)
 			}
 			return next, nil
 		})
@@ -257,8 +261,13 @@ func TestSnapshots(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	publish(nil, lon, par)
-	publish(map[string]provisioning.SiteSnapshot{"LON": lon, "PAR": par})
+	publish(map[string]provisioning.SiteSnapshot{}, lon, par)
+	unsigned := lon
+	unsigned.Signed = provisioning.SignedSnapshot{}
+	publish(map[string]provisioning.SiteSnapshot{"LON": unsigned, "PAR": par})
+	// Without a payload a snapshot's problem alone changes.
+	publish(map[string]provisioning.SiteSnapshot{"LON": unsigned, "PAR": par}, provisioning.SiteSnapshot{Site: "LON", Problem: "no image"})
+	lon.Problem = "no image"
 	s = reopen(t, s)
 	if got, err := s.SiteSnapshot(ctx, "LON"); err != nil || !reflect.DeepEqual(*got, lon) {
 		t.Errorf("%+v %v", got, err)
@@ -467,7 +476,7 @@ func TestFullDisk(t *testing.T) {
 	if _, err := s.db.Exec(`PRAGMA max_page_count = 100`); err != nil {
 		t.Fatal(err)
 	}
-	err := s.UpdateDocuments(t.Context(), noon, func([]provisioning.Document) ([]provisioning.Document, error) {
+	_, err := s.UpdateDocuments(t.Context(), made, func([]provisioning.Document) ([]provisioning.Document, error) {
 		return []provisioning.Document{doc("LON", "1"), doc("PAR", strings.Repeat("x", 1<<20))}, nil
 	})
 	if provisioning.CodeOf(err) != provisioning.CodeNoSpace || provisioning.NextOf(err) == "" {

@@ -35,7 +35,7 @@ func (a *app) applyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := c.Apply(cmd.Context(), files)
+			r, err := c.Apply(cmd.Context(), client.ApplyRequest{Files: files})
 			if err != nil {
 				return err
 			}

@@ -80,21 +80,6 @@ func (a *Admin) HTTP() *http.Client { return a.http }
 // URL is central's base URL, without a slash at its end.
 func (a *Admin) URL() string { return a.base }
 
-// Apply puts configuration in force, all of it or nothing. Faults come back as provisioning.Problems.
-func (a *Admin) Apply(ctx context.Context, files []provisioning.File) (ApplyResult, error) {
-	var r ApplyResult
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathApply, ApplyRequest{Files: files}, &r)
-	return r, err
-}
-
-// Documents returns the documents in force of that kind, and of that name if it is not empty; "" is every kind.
-func (a *Admin) Documents(ctx context.Context, kind provisioning.Kind, name string) ([]provisioning.Document, error) {
-	var d []provisioning.Document
-	q := url.Values{"kind": {string(kind)}, "name": {name}}
-	_, err := call(ctx, a.http, http.MethodGet, a.base+PathDocuments+"?"+q.Encode(), nil, &d)
-	return d, err
-}
-
 // CreateToken makes an enrolment token for a site.
 func (a *Admin) CreateToken(ctx context.Context, site string, valid time.Duration) (Token, error) {
 	var t Token

@@ -17,6 +17,15 @@ const (
 	PathStatus    = "/v1/status"
 	PathSites     = "/v1/sites"
 
+	PathRollback        = "/v1/rollback"
+	PathDelete          = "/v1/delete"
+	PathImportComputers = "/v1/import/computers"
+	PathChanges         = "/v1/changes"
+	PathRevisions       = "/v1/revisions"
+	PathClears          = "/v1/clears"
+	PathApprovals       = "/v1/approvals"
+	PathSettings        = "/v1/settings"
+
 	PathEnrol          = "/branch/v1/enrol"
 	PathBranchSnapshot = "/branch/v1/snapshot"
 	PathBranchStatus   = "/branch/v1/status"
@@ -34,33 +43,6 @@ const MaxWait = 60 * time.Second
 
 // MaxApply bounds the texts of one apply together, in bytes.
 const MaxApply = 32 << 20
-
-// ApplyRequest is configuration as a person gave it.
-type ApplyRequest struct {
-	Files []provisioning.File `json:"files"`
-}
-
-// Effect is what an apply did to a document.
-type Effect string
-
-// The effects of an apply.
-const (
-	Created   Effect = "created"
-	Changed   Effect = "changed"
-	Unchanged Effect = "unchanged"
-)
-
-// Applied is one document of an apply.
-type Applied struct {
-	Kind   provisioning.Kind `json:"kind"`
-	Name   string            `json:"name"`
-	Effect Effect            `json:"effect"`
-}
-
-// ApplyResult lists what an apply did, by kind and name.
-type ApplyResult struct {
-	Documents []Applied `json:"documents"`
-}
 
 // TokenRequest asks for an enrolment token.
 type TokenRequest struct {

@@ -1,0 +1,115 @@
+package central
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
+)
+
+// confirmed fails with CodeConflict unless there is no danger, or confirm is what confirms exactly this one.
+func confirmed(d *client.Danger, confirm string) error {
+	if d == nil || d.Confirm == confirm {
+		return nil
+	}
+	var what []string
+	if d.Count > 0 {
+		names := strings.Join(d.Computers, ", ")
+		if more := d.Count - len(d.Computers); more > 0 && names != "" {
+			names += fmt.Sprintf(" and %d more", more)
+		}
+		what = append(what, strings.TrimSuffix(fmt.Sprintf("%s: %s", counted(d.Count), names), ": "))
+	}
+	if len(d.UnknownSites) > 0 {
+		what = append(what, "every unknown machine at "+listed(d.UnknownSites))
+	}
+	message := "this would let disks be erased without anybody at the computer, of " + strings.Join(what, "; and of ")
+	if len(d.Always) > 0 {
+		message += "; at each boot by " + listed(d.Always)
+	}
+	if confirm != "" {
+		message += fmt.Sprintf(" (%.64q does not confirm that)", confirm)
+	}
+	return provisioning.Errorf(provisioning.CodeConflict, "Nothing was changed. If this is what you want, do it with --confirm "+d.Confirm+".", "%s", message)
+}
+
+func counted(n int) string {
+	if n == 1 {
+		return "1 computer"
+	}
+	return fmt.Sprintf("%d computers", n)
+}
+
+// newDanger is the danger of what a change starts, nil where nobody needs to be asked: up to limit computers go unasked,
+// unknown machines and what runs at each boot never.
+func newDanger(count int, names, unknownSites, always []string, limit int) *client.Danger {
+	if count <= limit && len(unknownSites) == 0 && len(always) == 0 {
+		return nil
+	}
+	d := &client.Danger{Count: count, Computers: names[:min(len(names), maxNamed)], UnknownSites: unknownSites, Always: always}
+	switch {
+	case len(unknownSites) == 0:
+		d.Confirm = fmt.Sprint(count)
+	case count == 0:
+		d.Confirm = "unknown"
+	default:
+		d.Confirm = fmt.Sprintf("%d+unknown", count)
+	}
+	return d
+}
+
+// danger says which computers would begin to erase their disks because of the plan, by themselves, that would not have
+// without it.
+func (p *plan) danger(now time.Time, inventories map[string]provisioning.Inventory, limit int) *client.Danger {
+	changed := map[provisioning.Key]bool{}
+	for _, t := range p.touched {
+		if t.effect != client.Unchanged {
+			changed[t.key] = true
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	before, after := newWorld(p.before, now, inventories), newWorld(p.after, now, inventories)
+	computers, always := map[string]bool{}, map[string]bool{}
+	for _, a := range after.wiping {
+		old := before.byName(a.Name)
+		// Where nothing of the advertisement and of the sites has changed, only computers that have can be new to it.
+		all := old == nil || a.differs(old, changed) || !sameSites(before, after)
+		for _, c := range after.candidates(a) {
+			if !all && !changed[provisioning.Key{Kind: provisioning.KindComputer, Name: c.Name}] {
+				continue
+			}
+			if after.reach(a, c).exceeds(before.reachOf(old, c.Name)) {
+				computers[c.Name] = true
+				always[a.Name] = always[a.Name] || a.Spec.Rerun == provisioning.RerunAlways
+			}
+		}
+	}
+	maps.DeleteFunc(always, func(_ string, v bool) bool { return !v })
+	unknown, known := map[string]bool{}, before.unknown()
+	for k, w := range after.unknown() {
+		if w&^known[k] != 0 {
+			unknown[k.site] = true
+		}
+	}
+	names := slices.Sorted(maps.Keys(computers))
+	return newDanger(len(names), names, slices.Sorted(maps.Keys(unknown)), slices.Sorted(maps.Keys(always)), limit)
+}
+
+// clearDanger says which of the named computers would begin to erase their disks if what has run on them could run again.
+func clearDanger(catalog provisioning.Catalog, names []string, now time.Time, inventories map[string]provisioning.Inventory, limit int) *client.Danger {
+	w := newWorld(catalog, now, inventories)
+	var out []string
+	for _, n := range names {
+		c := catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: n}].Computer
+		if c != nil && slices.ContainsFunc(w.wiping, func(a *wiping) bool { return w.targets(a, c) && len(w.reach(a, c)) > 0 }) {
+			out = append(out, n)
+		}
+	}
+	return newDanger(len(out), out, nil, nil, limit)
+}

@@ -1,0 +1,153 @@
+package central
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
+)
+
+const (
+	// clearAge is how long a Clear is published: a branch that did not hear of it for longer runs nothing again, which is
+	// the safe side.
+	clearAge = 90 * 24 * time.Hour
+	// maxClears bounds the Clears of one order, and those that are published.
+	maxClears = 10000
+	// maxWipes and maxApproval bound an approval.
+	maxWipes    = 100000
+	maxApproval = 7 * 24 * time.Hour
+)
+
+// standing are the orders that still stand: of each computer the last Clear, and the approvals by site that have not
+// expired.
+func standing(orders []provisioning.Order, now time.Time) ([]provisioning.Clear, map[string][]provisioning.Approval) {
+	last := map[string]provisioning.Clear{}
+	approvals := map[string][]provisioning.Approval{}
+	for _, o := range orders {
+		switch {
+		case o.Computer != "" && now.Sub(o.At) < clearAge:
+			last[o.Computer] = provisioning.Clear{Number: o.Number, Computer: o.Computer, At: o.At, By: o.By}
+		case o.Site != "" && now.Before(o.Expires):
+			approvals[o.Site] = append(approvals[o.Site], provisioning.Approval{Number: o.Number, Wipes: o.Wipes, Expires: o.Expires, By: o.By})
+		}
+	}
+	clears := make([]provisioning.Clear, 0, len(last))
+	for _, c := range last {
+		clears = append(clears, c)
+	}
+	slices.SortFunc(clears, func(a, b provisioning.Clear) int { return cmp.Compare(a.Number, b.Number) })
+	return clears[max(0, len(clears)-maxClears):], approvals
+}
+
+// fallen are the numbers of the orders that stand no longer.
+func fallen(orders []provisioning.Order, now time.Time) []uint64 {
+	stands := map[uint64]bool{}
+	clears, approvals := standing(orders, now)
+	for _, c := range clears {
+		stands[c.Number] = true
+	}
+	for _, as := range approvals {
+		for _, a := range as {
+			stands[a.Number] = true
+		}
+	}
+	var out []uint64
+	for _, o := range orders {
+		if !stands[o.Number] {
+			out = append(out, o.Number)
+		}
+	}
+	return out
+}
+
+// Clear orders that what has run on computers may run again, and publishes the orders. It fails with CodeConflict where
+// more of them would erase their disks than may unasked.
+func (c *Central) Clear(ctx context.Context, in client.ClearRequest) (client.OrderResult, error) {
+	names := slices.Clone(in.Computers)
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if len(names) == 0 || len(names) > maxClears {
+		return client.OrderResult{}, provisioning.Errorf(provisioning.CodeInvalid, "", "%d computers were named; 1 to %d is possible", len(names), maxClears)
+	}
+	stored, err := c.cfg.Store.Documents(ctx)
+	if err != nil {
+		return client.OrderResult{}, err
+	}
+	catalog, err := c.decoded.catalog(stored)
+	if err != nil {
+		return client.OrderResult{}, err
+	}
+	for _, n := range names {
+		if _, ok := catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: n}]; !ok {
+			return client.OrderResult{}, provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint get computers", "there is no Computer %.64q", n)
+		}
+	}
+	limit, err := c.wipesUnconfirmed(ctx)
+	if err != nil {
+		return client.OrderResult{}, err
+	}
+	inventories, err := c.cfg.Store.Inventories(ctx)
+	if err != nil {
+		return client.OrderResult{}, err
+	}
+	now := c.cfg.Now()
+	if err := confirmed(clearDanger(catalog, names, now, inventories, limit), in.Confirm); err != nil {
+		return client.OrderResult{}, err
+	}
+	orders := make([]provisioning.Order, len(names))
+	for i, n := range names {
+		orders[i] = provisioning.Order{At: now, By: provisioning.ActorOf(ctx).Account, Computer: n}
+	}
+	return c.order(ctx, orders)
+}
+
+// Approve lets a site begin deployments beyond its wipe cap, and publishes the order. It fails with CodeConflict where
+// they are more than may be erased unasked.
+func (c *Central) Approve(ctx context.Context, in client.ApprovalRequest) (client.OrderResult, error) {
+	valid := time.Duration(in.ValidMinutes) * time.Minute
+	if in.Wipes < 1 || in.Wipes > maxWipes || in.ValidMinutes < 1 || valid > maxApproval {
+		return client.OrderResult{}, provisioning.Errorf(provisioning.CodeInvalid, "",
+			"an approval is for 1 to %d deployments, and for 1 minute to %d hours", maxWipes, int(maxApproval.Hours()))
+	}
+	site, err := c.documents(ctx, provisioning.KindSite, in.Site)
+	if err != nil {
+		return client.OrderResult{}, err
+	}
+	if in.Site == "" || len(site) == 0 {
+		return client.OrderResult{}, provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint get sites", "there is no Site %.64q", in.Site)
+	}
+	limit, err := c.wipesUnconfirmed(ctx)
+	if err != nil {
+		return client.OrderResult{}, err
+	}
+	if err := confirmed(newDanger(in.Wipes, nil, nil, nil, limit), in.Confirm); err != nil {
+		return client.OrderResult{}, err
+	}
+	now := c.cfg.Now()
+	return c.order(ctx, []provisioning.Order{{
+		At: now, By: provisioning.ActorOf(ctx).Account, Site: in.Site, Wipes: in.Wipes, Expires: now.Add(valid),
+	}})
+}
+
+// order stores orders, forgets those that stand no longer, and publishes.
+func (c *Central) order(ctx context.Context, orders []provisioning.Order) (client.OrderResult, error) {
+	given, err := c.cfg.Store.AddOrders(ctx, orders)
+	if err != nil {
+		return client.OrderResult{}, err
+	}
+	for _, o := range given {
+		c.cfg.Log.Info("order", "number", o.Number, "computer", o.Computer, "site", o.Site, "wipes", o.Wipes, "by", o.By)
+	}
+	all, err := c.cfg.Store.Orders(ctx)
+	if err == nil {
+		err = c.cfg.Store.DropOrders(ctx, fallen(all, c.cfg.Now()))
+	}
+	if err != nil {
+		c.cfg.Log.Warn("cannot forget old orders", "error", err) // they stand no longer whether they are forgotten or not
+	}
+	c.publishSoon(ctx)
+	return client.OrderResult{Orders: given}, nil
+}

@@ -1,0 +1,53 @@
+package central
+
+import (
+	"context"
+	"encoding/json"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
+)
+
+// settingsName is the setting that holds client.Settings.
+const settingsName = "settings"
+
+// DefaultWipesUnconfirmed is how many computers one change may make erase their disks without being confirmed, unless the
+// settings say otherwise.
+const DefaultWipesUnconfirmed = 10
+
+// Settings returns central's settings.
+func (c *Central) Settings(ctx context.Context) (client.Settings, error) {
+	out := client.Settings{WipesUnconfirmed: DefaultWipesUnconfirmed}
+	b, err := c.cfg.Store.Setting(ctx, settingsName)
+	if provisioning.CodeOf(err) == provisioning.CodeNotFound {
+		return out, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		return out, provisioning.Errorf(provisioning.CodeCorrupt, "", "decode the stored settings: %w", err)
+	}
+	return out, nil
+}
+
+// PutSettings replaces central's settings.
+func (c *Central) PutSettings(ctx context.Context, in client.Settings) (client.Settings, error) {
+	if in.WipesUnconfirmed < 0 || in.WipesUnconfirmed > maxWipes {
+		return in, provisioning.Errorf(provisioning.CodeInvalid, "", "wipes-unconfirmed is %d; 0 to %d is possible", in.WipesUnconfirmed, maxWipes)
+	}
+	b, err := json.Marshal(in)
+	if err != nil {
+		return in, provisioning.Errorf(provisioning.CodeInternal, "", "encode the settings: %w", err)
+	}
+	if err := c.cfg.Store.PutSetting(ctx, settingsName, b); err != nil {
+		return in, err
+	}
+	c.cfg.Log.Info("settings changed", "wipesUnconfirmed", in.WipesUnconfirmed, "by", provisioning.ActorOf(ctx).Account)
+	return in, nil
+}
+
+func (c *Central) wipesUnconfirmed(ctx context.Context) (int, error) {
+	s, err := c.Settings(ctx)
+	return s.WipesUnconfirmed, err
+}
