@@ -6,13 +6,16 @@ type Computer struct {
 	Spec ComputerSpec `yaml:"spec" json:"spec"`
 }
 
+// MaxMACAddresses bounds the MAC addresses of one computer.
+const MaxMACAddresses = 64
+
 // ComputerSpec says how a computer is recognised and what it is given.
 type ComputerSpec struct {
 	// Description is for people.
 	Description string `yaml:"description,omitempty" json:"description,omitempty"`
 	// Site limits the computer to one site; empty means any.
 	Site string `yaml:"site,omitempty" json:"site,omitempty"`
-	// MACAddresses are the addresses of its network cards. These or SMBIOSGUID must be given.
+	// MACAddresses are the addresses of its network cards, at most MaxMACAddresses. These or SMBIOSGUID must be given.
 	MACAddresses []MAC `yaml:"macAddresses,omitempty" json:"macAddresses,omitempty"`
 	// SMBIOSGUID is its SMBIOS GUID.
 	SMBIOSGUID GUID `yaml:"smbiosGUID,omitempty" json:"smbiosGUID,omitempty"`

@@ -1,6 +1,9 @@
 package provisioning
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // APIVersion stands at the head of every configuration document.
 const APIVersion = "branchpoint/v1"
@@ -23,12 +26,6 @@ const (
 	KindComputerAssociation           Kind = "ComputerAssociation"
 	KindRole                          Kind = "Role"
 )
-
-// Kinds lists every kind in the order in which one may refer to another.
-var Kinds = []Kind{
-	KindSite, KindComputer, KindCollection, KindOperatingSystemImage, KindOperatingSystemInstallPackage, KindBootImage,
-	KindDriverPackage, KindSoftwarePackage, KindTaskSequence, KindAdvertisement, KindComputerAssociation, KindRole,
-}
 
 // OperatingSystemImage makes a content package deployable.
 type OperatingSystemImage struct {
@@ -64,19 +61,16 @@ type TaskSequenceSpec struct {
 	Steps []Step `yaml:"steps" json:"steps"`
 }
 
-// Time is a point in time in a document, RFC 3339. It is a type of its own because the YAML library reads a malformed
-// time.Time as zero, without an error: an advertisement would lose its bounds.
-type Time struct {
-	time.Time
-	malformed string // what stood there instead of a time; validation reports it with its place
-}
+// Time is a point in time in a document, RFC 3339. It is kept in UTC, so that what means the same is written the same.
+type Time struct{ time.Time }
 
-// UnmarshalText reads RFC 3339; text of any other form is kept for validation to refuse.
+// UnmarshalText reads RFC 3339, of the years 1970 to 9999.
 func (t *Time) UnmarshalText(b []byte) error {
 	v, err := time.Parse(time.RFC3339, string(b))
-	*t = Time{Time: v}
-	if err != nil {
-		t.malformed = string(b)
+	v = v.UTC()
+	if err != nil || v.Year() < 1970 || v.Year() > 9999 {
+		return fmt.Errorf("%q is no time such as 2026-11-20T08:00:00Z", clip(string(b)))
 	}
+	*t = Time{v}
 	return nil
 }

@@ -12,23 +12,9 @@ import (
 // Encode returns the document's canonical text: YAML with every field in the order of its type, without comments, and
 // with addresses in canonical form. What means the same encodes to the same bytes.
 func (o *Object) Encode() (string, error) {
-	var spec any
-	switch o.Kind {
-	case KindSite:
-		spec = o.Site.Spec
-	case KindComputer:
-		spec = o.Computer.Spec
-	case KindOperatingSystemImage:
-		spec = o.OperatingSystemImage.Spec
-	case KindTaskSequence:
-		spec = o.TaskSequence.Spec
-	case KindAdvertisement:
-		spec = o.Advertisement.Spec
-	default:
-		return "", Errorf(CodeInternal, "", "encode %s %q: unknown kind", clip(string(o.Kind)), clip(o.Name))
-	}
-	type metadata struct {
-		Name string `json:"name"`
+	spec := o.spec()
+	if spec == nil {
+		return "", Errorf(CodeInternal, "", "encode %s %q: there is no such document", clip(string(o.Kind)), clip(o.Name))
 	}
 	// By way of JSON, whose tags are the fields' YAML names: the YAML library leaves out empty structs that mean
 	// something, such as restart: {}, and changes some strings (measured: tabs, CR LF).
@@ -46,13 +32,15 @@ func (o *Object) Encode() (string, error) {
 
 // Decode reads the document back.
 func (d *Document) Decode() (Object, error) {
-	objects, ps := Decode(File{Name: fmt.Sprintf("stored %s %s", d.Kind, d.Name), Text: []byte(d.Text)})
+	file := fmt.Sprintf("stored %s %s", d.Kind, d.Name)
+	objects, ps := Decode(File{Name: file, Text: []byte(d.Text)})
 	if len(ps) > 0 {
 		return Object{}, Errorf(CodeCorrupt, "", "read stored %s %s: %w", d.Kind, d.Name, ps)
 	}
 	if len(objects) != 1 || objects[0].Key() != d.Key() {
 		return Object{}, Errorf(CodeCorrupt, "", "stored %s %s holds another document", d.Kind, d.Name)
 	}
+	objects[0].source = source{file: file, text: d.Text}
 	return objects[0], nil
 }
 
