@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	_ "time/tzdata" // windows of time mean the same whatever the machine has installed
 
 	"branchpoint/provisioning"
 	"branchpoint/services/central/client"
