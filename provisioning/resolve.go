@@ -23,7 +23,8 @@ type Facts struct {
 
 // Resolve makes the part of a snapshot that the configuration and the facts decide for one site; its numbers and its
 // time are left zero. It holds:
-//   - the site's computers: those of the site, and those of no site;
+//   - the site's computers: those of the site, and those of no site; where the site supports unknown computers, what those
+//     of other sites are recognised by, too;
 //   - the advertisements that can concern a computer of the site, or, where the site supports unknown computers, one that
 //     nobody knows yet; of computers that they list, the site's;
 //   - the collections that these advertisements are for, or that can give the site's computers variables. Who belongs to a
@@ -67,7 +68,15 @@ type resolver struct {
 func (r *resolver) computers() {
 	s := r.snapshot
 	for _, o := range r.catalog {
-		if o.Computer == nil || o.Computer.Spec.Site != "" && o.Computer.Spec.Site != s.Site.Name {
+		if o.Computer == nil {
+			continue
+		}
+		if o.Computer.Spec.Site != "" && o.Computer.Spec.Site != s.Site.Name {
+			if spec := o.Computer.Spec; r.unknown {
+				s.Elsewhere = append(s.Elsewhere, Computer{Name: o.Name, Spec: ComputerSpec{
+					Site: spec.Site, MACAddresses: spec.MACAddresses, SMBIOSGUID: spec.SMBIOSGUID, Infrastructure: spec.Infrastructure,
+				}})
+			}
 			continue
 		}
 		r.mine[o.Name] = true
@@ -80,6 +89,7 @@ func (r *resolver) computers() {
 		}
 	}
 	slices.SortFunc(s.Computers, func(a, b Computer) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Elsewhere, func(a, b Computer) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 // own returns those of names that are the site's computers, in their order.

@@ -17,6 +17,9 @@ type Snapshot struct {
 	IssuedAt time.Time `json:"issuedAt"`
 
 	Computers []Computer `json:"computers"`
+	// Elsewhere are the computers that are limited to other sites, with no more than what they are recognised by: a visitor
+	// must not be taken for unknown. Only where the site supports unknown computers.
+	Elsewhere []Computer `json:"elsewhere,omitempty"`
 	// Collections are those that an advertisement of the snapshot is for, or that give its computers variables.
 	Collections []Collection `json:"collections,omitempty"`
 	// Inventories are what central knows of the computers' hardware, by name. The branch may know newer.
