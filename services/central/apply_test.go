@@ -75,7 +75,7 @@ func TestApplyFaults(t *testing.T) {
 		{"missing site", "site: LON", "site: ROM", `there is no Site "ROM"`},
 		{"missing content", "debian-13", "debian-14", "branchpoint content add debian-14 FILE"},
 		{"twice", "name: PAR", "name: LON", "Site LON is already described"},
-		{"MAC of a stored computer", "52:54:00:12:34:56", "52-54-00-99-99-99", `all.yaml:14:34: 52:54:00:99:99:99 belongs to more than one computer: [desk-1 other]`},
+		{"MAC of a stored computer", "52:54:00:12:34:56", "52-54-00-99-99-99", `52:54:00:99:99:99 belongs to more than one computer: [desk-1 other]`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := strings.Replace(documents, c.old, c.new, 1)

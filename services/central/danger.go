@@ -91,14 +91,71 @@ func (p *plan) danger(now time.Time, inventories map[string]provisioning.Invento
 		}
 	}
 	maps.DeleteFunc(always, func(_ string, v bool) bool { return !v })
-	unknown, known := map[string]bool{}, before.unknown()
-	for k, w := range after.unknown() {
-		if w&^known[k] != 0 {
-			unknown[k.site] = true
+	for _, name := range p.forgotten(after) {
+		computers[name] = true
+	}
+	unknown := newlyUnknown(before, after)
+	names := slices.Sorted(maps.Keys(computers))
+	return newDanger(len(names), names, unknown, slices.Sorted(maps.Keys(always)), limit)
+}
+
+// forgotten are the computers that nothing describes any more after the plan, at sites that erase the disks of unknown
+// machines.
+func (p *plan) forgotten(after *world) []string {
+	sites := map[string]bool{}
+	for k := range after.unknown() {
+		sites[k.site] = true
+	}
+	if len(sites) == 0 {
+		return nil
+	}
+	known := map[string]bool{}
+	for _, o := range after.catalog {
+		for _, id := range identities(o.Computer) {
+			known[id] = true
 		}
 	}
-	names := slices.Sorted(maps.Keys(computers))
-	return newDanger(len(names), names, slices.Sorted(maps.Keys(unknown)), slices.Sorted(maps.Keys(always)), limit)
+	var out []string
+	for _, t := range p.touched {
+		if t.effect == client.Unchanged || t.before == nil || t.before.Computer == nil {
+			continue
+		}
+		c := t.before.Computer
+		if (sites[c.Spec.Site] || c.Spec.Site == "") && !slices.ContainsFunc(identities(c), func(id string) bool { return known[id] }) &&
+			(len(c.Spec.MACAddresses) == 0 || slices.ContainsFunc(c.Spec.MACAddresses, func(m provisioning.MAC) bool { return after.answers(c, m) })) {
+			out = append(out, c.Name)
+		}
+	}
+	return out
+}
+
+// identities are what a computer can be known by; c may be nil.
+func identities(c *provisioning.Computer) []string {
+	if c == nil {
+		return nil
+	}
+	var out []string
+	for _, m := range c.Spec.MACAddresses {
+		out = append(out, string(m))
+	}
+	if c.Spec.SMBIOSGUID != "" {
+		out = append(out, string(c.Spec.SMBIOSGUID))
+	}
+	return out
+}
+
+// newlyUnknown are the sites at which unknown machines would erase their disks because of what has changed, sorted.
+func newlyUnknown(before, after *world) []string {
+	out, old := map[string]bool{}, before.unknown()
+	for k, w := range after.unknown() {
+		freed := slices.ContainsFunc(slices.Collect(maps.Keys(before.sites[k.site].silent)), func(m provisioning.MAC) bool {
+			return !after.sites[k.site].silent[m]
+		})
+		if w&^old[k] != 0 || freed {
+			out[k.site] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(out))
 }
 
 // clearDanger says which of the named computers would begin to erase their disks if what has run on them could run again.

@@ -1,0 +1,178 @@
+package central
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"branchpoint/provisioning"
+)
+
+// lab is a configuration with three sites, computers and an advertisement, as parts that cases replace.
+var lab = map[string]string{
+	"Site LON":                    `{pxe: {mode: proxy}}`,
+	"Site PAR":                    `{pxe: {mode: proxy, unknownComputers: {}}}`,
+	"Site ROM":                    `{}`,
+	"Computer lon-1":              `{site: LON, macAddresses: ["52:54:00:00:00:01"]}`,
+	"Computer lon-2":              `{site: LON, macAddresses: ["52:54:00:00:00:02"], smbiosGUID: 4c4c4544-0042-3510-8052-b4c04f4d3432}`,
+	"Computer rom-1":              `{site: ROM, macAddresses: ["52:54:00:00:00:11"]}`,
+	"Computer any-1":              `{macAddresses: ["52:54:00:00:00:21"]}`,
+	"Collection both":             `{computers: [lon-1, lon-2]}`,
+	"Collection query":            `{query: 'computer.site == "LON" && inventory.memoryMiB >= 4096'}`,
+	"TaskSequence wipe":           `{steps: [{applyOperatingSystemImage: {image: debian}}]}`,
+	"TaskSequence look":           `{steps: [{runCommandLine: {command: "true"}}]}`,
+	"BootImage bios":              `{architectures: [bios]}`,
+	"OperatingSystemImage debian": `{package: debian-13}`,
+}
+
+var noon = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+
+// TestDanger makes one change each and wants to be asked about exactly what it would start.
+func TestDanger(t *testing.T) {
+	const ad = "Advertisement a"
+	for _, c := range []struct {
+		name string
+		// before is what there is beside lab, change what is set ("" deletes).
+		before, change map[string]string
+		want           string // "computers | unknown sites | always", with limit 0
+	}{
+		{"required", nil, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1, lon-2], purpose: required}`}, "lon-1 lon-2"},
+		{"available", nil, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: available}`}, ""},
+		{"sequence that erases nothing", nil, map[string]string{ad: `{taskSequence: look, computers: [lon-1], purpose: required}`}, ""},
+		{"for media alone", nil, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required, availableTo: [media]}`}, ""},
+		{"for installed systems", nil, map[string]string{ad: `{taskSequence: wipe, computers: [rom-1], purpose: required, availableTo: [client]}`}, "rom-1"},
+		{"site without PXE", nil, map[string]string{ad: `{taskSequence: wipe, computers: [rom-1], purpose: required}`}, ""},
+		{"of no site", nil, map[string]string{ad: `{taskSequence: wipe, computers: [any-1], purpose: required}`}, "any-1"},
+		{"collection", nil, map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, "lon-1 lon-2"},
+		{"collection by query", nil, map[string]string{ad: `{taskSequence: wipe, collection: query, purpose: required}`}, "lon-2"},
+		{"all systems", nil, map[string]string{ad: `{taskSequence: wipe, collection: all-systems, purpose: required}`}, "any-1 lon-1 lon-2"},
+		{"unknown computers", nil, map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, "| PAR"},
+		{"unknown computers, available", nil, map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: available}`}, ""},
+		{"expired", nil, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required, expires: "2026-11-20T12:00:00Z"}`}, ""},
+		{"begins later", nil, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required, start: "2027-01-01T00:00:00Z"}`}, "lon-1"},
+		{"always", nil, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required, rerun: always}`}, "lon-1 | | a"},
+
+		{"the same again", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, ""},
+		{"another description", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, map[string]string{"Collection both": `{computers: [lon-1, lon-2], description: x}`}, ""},
+		{"one computer less", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, map[string]string{"Collection both": `{computers: [lon-2]}`}, ""},
+		{"one computer more", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, map[string]string{"Collection both": `{computers: [lon-1, lon-2, any-1]}`}, "any-1"},
+		{"no computers by name", map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required}`}, map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, "lon-2"},
+		{"available turns required", map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: available}`}, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required}`}, "lon-1"},
+		{"expiry put off", map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required, expires: "2026-11-20T11:00:00Z"}`}, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required, expires: "2026-11-21T11:00:00Z"}`}, "lon-1"},
+		{"if failed", map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required}`}, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required, rerun: if-failed}`}, "lon-1"},
+		{"no longer if failed", map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required, rerun: if-failed}`}, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required}`}, ""},
+		{"sequence begins to erase", map[string]string{ad: `{taskSequence: look, computers: [lon-1], purpose: required}`}, map[string]string{"TaskSequence look": `{steps: [{applyOperatingSystemImage: {image: debian}}]}`}, "lon-1"},
+		{"another sequence that erases", map[string]string{ad: `{taskSequence: look, computers: [lon-1], purpose: required}`}, map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required}`}, "lon-1"},
+		{"more architectures", map[string]string{ad: `{taskSequence: wipe, computers: [lon-1], purpose: required}`, "TaskSequence wipe": `{bootImage: bios, steps: [{applyOperatingSystemImage: {image: debian}}]}`}, map[string]string{"BootImage bios": `{}`}, "lon-1"},
+		{"PXE turned on", map[string]string{ad: `{taskSequence: wipe, computers: [rom-1, lon-1], purpose: required}`}, map[string]string{"Site ROM": `{pxe: {mode: proxy}}`}, "rom-1"},
+		{"no longer ignored", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`, "Site LON": `{pxe: {mode: proxy, ignore: ["52:54:00:00:00:01"]}}`}, map[string]string{"Site LON": `{pxe: {mode: proxy}}`}, "lon-1"},
+		{"no longer a dongle", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`, "Site LON": `{pxe: {mode: proxy, sharedAdapters: ["52:54:00:00:00:01"]}}`}, map[string]string{"Site LON": `{pxe: {mode: proxy}}`}, "lon-1"},
+		{"no longer infrastructure", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`, "Computer lon-1": `{site: LON, macAddresses: ["52:54:00:00:00:01"], infrastructure: true}`}, map[string]string{"Computer lon-1": `{site: LON, macAddresses: ["52:54:00:00:00:01"]}`}, "lon-1"},
+		{"another machine of that name", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, map[string]string{"Computer lon-1": `{site: LON, macAddresses: ["52:54:00:00:00:31"]}`}, "lon-1"},
+		{"a network card less", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, map[string]string{"Computer lon-2": `{site: LON, smbiosGUID: 4c4c4544-0042-3510-8052-b4c04f4d3432}`}, ""},
+		{"new computer of all systems", map[string]string{ad: `{taskSequence: wipe, collection: all-systems, purpose: required}`}, map[string]string{"Computer lon-3": `{site: LON, macAddresses: ["52:54:00:00:00:03"]}`}, "lon-3"},
+		{"computer comes to a site with PXE", map[string]string{ad: `{taskSequence: wipe, computers: [rom-1], purpose: required}`}, map[string]string{"Computer rom-1": `{site: LON, macAddresses: ["52:54:00:00:00:11"]}`}, "rom-1"},
+
+		{"unknown support turned on", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Site LON": `{pxe: {mode: proxy, unknownComputers: {}}}`}, "| LON"},
+		{"unknown support turned off", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Site PAR": `{pxe: {mode: proxy}}`}, ""},
+		{"another pattern for unknown ones", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Site PAR": `{pxe: {mode: proxy, unknownComputers: {namePattern: "x-%mac%"}}}`}, ""},
+		{"unknown ones no longer ignored", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Site PAR": `{pxe: {mode: proxy, unknownComputers: {}, ignore: ["52:54:00:00:00:99"]}}`}, map[string]string{"Site PAR": `{pxe: {mode: proxy, unknownComputers: {}}}`}, "| PAR"},
+		{"a known computer is forgotten where unknown ones are erased", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Computer any-1": ""}, "any-1"},
+		{"a known computer is forgotten elsewhere", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Computer rom-1": ""}, ""},
+		{"advertisement deleted", map[string]string{ad: `{taskSequence: wipe, collection: all-systems, purpose: required}`}, map[string]string{ad: ""}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			parts := map[string]string{}
+			for _, m := range []map[string]string{lab, c.before} {
+				for k, v := range m {
+					parts[k] = v
+				}
+			}
+			decoded := &decodedDocuments{}
+			stored := mustDecide(t, decoded, nil, parts).documents()
+			p := mustDecide(t, decoded, stored, c.change)
+			got := ""
+			if d := p.danger(noon, map[string]provisioning.Inventory{"lon-1": {MemoryMiB: 2048}, "lon-2": {MemoryMiB: 8192}}, 0); d != nil {
+				got = strings.Join(d.Computers, " ")
+				if len(d.UnknownSites)+len(d.Always) > 0 {
+					got = strings.TrimSpace(got + " | " + strings.Join(d.UnknownSites, " "))
+				}
+				if len(d.Always) > 0 {
+					got += " | " + strings.Join(d.Always, " ")
+				}
+				if len(d.Computers) != d.Count {
+					t.Errorf("%d computers, but %v", d.Count, d.Computers)
+				}
+			}
+			if got != c.want {
+				t.Errorf("asks about %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// mustDecide plans documents by "Kind name" → spec; an empty spec deletes.
+func mustDecide(t *testing.T, decoded *decodedDocuments, stored []provisioning.Document, parts map[string]string) *plan {
+	t.Helper()
+	var remove []provisioning.Key
+	text := ""
+	for k, spec := range parts {
+		kind, name, _ := strings.Cut(k, " ")
+		if spec == "" {
+			remove = append(remove, provisioning.Key{Kind: provisioning.Kind(kind), Name: name})
+			continue
+		}
+		text += fmt.Sprintf("apiVersion: branchpoint/v1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n---\n", kind, name, spec)
+	}
+	e := edit{}
+	if text != "" {
+		given, err := decodeAll([]provisioning.File{{Name: "a.yaml", Text: []byte(text)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e = want(given)
+	}
+	e.remove = remove
+	p, err := decide(decoded, stored, e, map[string]int{"debian-13": 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestConfirm: what is confirmed is exactly what was asked about, never more.
+func TestConfirm(t *testing.T) {
+	many := make([]string, 30)
+	for i := range many {
+		many[i] = fmt.Sprintf("pc-%02d", i)
+	}
+	for _, c := range []struct {
+		count           int
+		unknown, always []string
+		confirm, said   string // confirm "" means that nobody is asked
+	}{
+		{10, nil, nil, "", ""},
+		{11, nil, nil, "11", "11 computers: pc-00, pc-01"},
+		{30, nil, nil, "30", "pc-19 and 10 more"},
+		{0, []string{"LON"}, nil, "unknown", "every unknown machine at LON"},
+		{3, []string{"LON", "PAR"}, nil, "3+unknown", "3 computers: pc-00, pc-01, pc-02; and of every unknown machine at LON, PAR"},
+		{1, nil, []string{"a"}, "1", "1 computer: pc-00; at each boot by a"},
+	} {
+		d := newDanger(c.count, many[:c.count], c.unknown, c.always, 10)
+		if (d == nil) != (c.confirm == "") {
+			t.Errorf("%+v: %+v", c, d)
+			continue
+		}
+		for _, given := range []string{"", "1", "10", "11", "30", "unknown", "3+unknown"} {
+			err := confirmed(d, given)
+			if (err == nil) != (d == nil || given == c.confirm) {
+				t.Errorf("%+v with %q: %v", c, given, err)
+			}
+			if err != nil && (provisioning.CodeOf(err) != provisioning.CodeConflict || !strings.Contains(err.Error(), c.said) ||
+				!strings.HasSuffix(provisioning.NextOf(err), "--confirm "+c.confirm+".")) {
+				t.Errorf("%+v: %v → %s", c, err, provisioning.NextOf(err))
+			}
+		}
+	}
+}
