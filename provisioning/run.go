@@ -30,7 +30,11 @@ type Run struct {
 	// wipe cap.
 	Cleared bool `json:"cleared,omitempty"`
 	// Machine is what the run was given to.
-	Machine   Machine   `json:"machine,omitzero"`
+	Machine Machine `json:"machine,omitzero"`
+	// Boot tells the boot that it was last given to from others, 32 hexadecimal digits: within one boot nothing runs again.
+	Boot string `json:"boot,omitempty"`
+	// Allowance is the ID of the approval by which it went beyond the wipe cap; empty where it did not.
+	Allowance string    `json:"allowance,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
 }
