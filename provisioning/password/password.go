@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"strings"
 	"unicode/utf8"
 
 	"branchpoint/provisioning"
@@ -23,14 +22,6 @@ const (
 	lanes   = 4
 	saltLen = 16
 	tagLen  = 32
-)
-
-// Bounds of the parameters that Verify takes, so that a hash that somebody else made cannot use up the machine.
-const (
-	maxPasses = 16
-	maxMemory = 256 << 10 // KiB
-	maxLanes  = 16
-	maxHash   = 512 // characters
 )
 
 // MinLength and MaxLength bound a password that people choose, in characters and in bytes.
@@ -54,53 +45,21 @@ func Hash(rand io.Reader, password string) (string, error) {
 		base64.RawStdEncoding.EncodeToString(salt), base64.RawStdEncoding.EncodeToString(tag)), nil
 }
 
-// hash is a hash taken apart.
-type hash struct {
-	memory, passes uint32
-	lanes          uint8
-	salt, tag      []byte
-}
-
 // Check says why s is no hash that Verify takes, nil if it is one.
 func Check(s string) error {
-	_, err := parse(s)
+	_, err := provisioning.ParsePasswordHash(s)
 	return err
-}
-
-func parse(s string) (hash, error) {
-	bad := provisioning.Errorf(provisioning.CodeInvalid, "Make it with: branchpoint password",
-		"a password's hash has the form $argon2id$v=19$m=65536,t=3,p=4$SALT$TAG")
-	parts := strings.Split(s, "$")
-	if len(s) > maxHash || len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
-		return hash{}, bad
-	}
-	var h hash
-	if n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &h.memory, &h.passes, &h.lanes); err != nil || n != 3 ||
-		parts[3] != fmt.Sprintf("m=%d,t=%d,p=%d", h.memory, h.passes, h.lanes) {
-		return hash{}, bad
-	}
-	if h.passes < 1 || h.passes > maxPasses || h.lanes < 1 || h.lanes > maxLanes || h.memory > maxMemory || h.memory < 8*uint32(h.lanes) {
-		return hash{}, bad
-	}
-	var err error
-	if h.salt, err = base64.RawStdEncoding.Strict().DecodeString(parts[4]); err != nil || len(h.salt) < 8 {
-		return hash{}, bad
-	}
-	if h.tag, err = base64.RawStdEncoding.Strict().DecodeString(parts[5]); err != nil || len(h.tag) < 16 {
-		return hash{}, bad
-	}
-	return h, nil
 }
 
 // Verify reports whether password is the one that the hash was made of. It fails with CodeInvalid where the hash is none.
 func Verify(hashed, password string) (bool, error) {
-	h, err := parse(hashed)
+	h, err := provisioning.ParsePasswordHash(hashed)
 	if err != nil {
 		return false, err
 	}
 	if len(password) > MaxLength {
 		return false, nil
 	}
-	tag := argon2.IDKey([]byte(password), h.salt, h.passes, h.memory, h.lanes, uint32(len(h.tag)))
-	return subtle.ConstantTimeCompare(tag, h.tag) == 1, nil
+	tag := argon2.IDKey([]byte(password), h.Salt, h.Passes, h.Memory, h.Lanes, uint32(len(h.Tag)))
+	return subtle.ConstantTimeCompare(tag, h.Tag) == 1, nil
 }
