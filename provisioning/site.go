@@ -17,6 +17,9 @@ type SiteSpec struct {
 	Boundaries []string `yaml:"boundaries,omitempty" json:"boundaries,omitempty"`
 	// Admins are the people to turn to, as the screens name them: "Jo Miller, +44 20 7946 0000". At most 8.
 	Admins []string `yaml:"admins,omitempty" json:"admins,omitempty"`
+	// ApproveEnrolment wants a person to approve each appliance of the site, by the fingerprint that its screen shows, before it
+	// is enrolled.
+	ApproveEnrolment bool `yaml:"approveEnrolment,omitempty" json:"approveEnrolment,omitempty"`
 	// Texts are what the people at clients are shown.
 	Texts *SiteTexts `yaml:"texts,omitempty" json:"texts,omitempty"`
 	// PXE is the PXE service point; nil turns it off.

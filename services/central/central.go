@@ -4,7 +4,6 @@ package central
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"branchpoint/provisioning"
@@ -27,7 +27,7 @@ type Store interface {
 	Setting(ctx context.Context, name string) ([]byte, error)
 	// CreateSettings stores all, or fails with CodeConflict if one of them exists.
 	CreateSettings(ctx context.Context, values map[string][]byte) error
-	PutSetting(ctx context.Context, name string, value []byte) error
+	PutSetting(ctx context.Context, name string, value []byte, entries ...provisioning.AuditEntry) error
 	// Documents returns the documents in force, by kind and name.
 	Documents(ctx context.Context) ([]provisioning.Document, error)
 	// UpdateDocuments stores what decide makes of the documents in force as one change, and returns its number; nothing
@@ -51,9 +51,7 @@ type Store interface {
 	// PublishSnapshots stores what decide makes of what it is given, by the time of which nothing of that has changed. It may
 	// call decide more than once.
 	PublishSnapshots(ctx context.Context, decide func(provisioning.Publication) ([]provisioning.SiteSnapshot, error)) error
-	CreateEnrolmentToken(ctx context.Context, t provisioning.EnrolmentToken) error
-	// UseEnrolmentToken stores what decide sets; it fails with CodeNotFound if there is no such token.
-	UseEnrolmentToken(ctx context.Context, hash provisioning.SHA256, decide func(*provisioning.EnrolmentToken) error) error
+	IdentityStore
 	// AppendStatus returns how many messages were new.
 	AppendStatus(ctx context.Context, received time.Time, messages []provisioning.StatusMessage) (int, error)
 	Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, error)
@@ -101,14 +99,17 @@ type Config struct {
 
 // Central is the central site. Its methods may be called from many goroutines.
 type Central struct {
-	cfg   Config
-	epoch uint64
-	ca    *authority
-	sign  ed25519.PrivateKey
+	cfg Config
+	ca  *authority
+	// signer is replaced when an epoch begins, with publishing held.
+	signer atomic.Pointer[signer]
 	// admin is the sum of the administrator's token.
 	admin   provisioning.SHA256
 	decoded decodedDocuments
 	metrics *metrics
+	logins  throttle
+	hashing hashing
+	seen    contacts
 	// publishing lets one publication after another be made: they would only find out at the end that they disagree.
 	publishing sync.Mutex
 
@@ -127,7 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Central, error) {
 	if cfg.Content == nil {
 		cfg.Content = noContent{}
 	}
-	c := &Central{cfg: cfg, metrics: newMetrics(), changed: make(chan struct{}), stop: make(chan struct{})}
+	c := &Central{cfg: cfg, metrics: newMetrics(), hashing: newHashing(), changed: make(chan struct{}), stop: make(chan struct{})}
 	if err := c.metrics.register(cfg.Metrics); err != nil {
 		return nil, err
 	}

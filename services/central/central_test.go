@@ -227,7 +227,7 @@ func (s *site) bare() *client.Branch {
 
 func (s *site) createToken(code string) string {
 	s.t.Helper()
-	tok, err := s.admin.CreateToken(s.t.Context(), code, time.Hour)
+	tok, err := s.admin.CreateToken(s.t.Context(), code, time.Hour, false)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -45,6 +45,9 @@ func (c *Central) change(ctx context.Context, r changeRequest) (client.ChangeRes
 		if err != nil {
 			return nil, client.ChangeResult{}, err
 		}
+		if err := c.mayChange(ctx, p); err != nil {
+			return nil, client.ChangeResult{}, err
+		}
 		if r.refuse != nil {
 			if err := r.refuse(p); err != nil {
 				return nil, client.ChangeResult{}, err

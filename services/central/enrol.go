@@ -44,6 +44,9 @@ func (c *Central) CreateToken(ctx context.Context, r client.TokenRequest) (clien
 	if err := provisioning.CheckName(r.Site); err != nil {
 		return client.Token{}, err
 	}
+	if err := c.allow(ctx, provisioning.ActionEnrol, provisioning.AtSite(r.Site)); err != nil {
+		return client.Token{}, err
+	}
 	valid := time.Duration(r.ValidSeconds) * time.Second
 	if r.ValidSeconds < int64(minTokenValid/time.Second) || r.ValidSeconds > int64(maxTokenValid/time.Second) {
 		return client.Token{}, provisioning.Errorf(provisioning.CodeInvalid, "Choose a validity such as 24h.",
@@ -61,44 +64,145 @@ func (c *Central) CreateToken(ctx context.Context, r client.TokenRequest) (clien
 		return client.Token{}, err
 	}
 	now := c.cfg.Now().UTC()
-	t := provisioning.EnrolmentToken{Hash: tokenSum(token), Site: r.Site, CreatedAt: now, ExpiresAt: now.Add(valid)}
-	if err := c.cfg.Store.CreateEnrolmentToken(ctx, t); err != nil {
+	t := provisioning.EnrolmentToken{Hash: tokenSum(token), Site: r.Site, CreatedAt: now, ExpiresAt: now.Add(valid), Approval: r.Approval}
+	e := c.entry(ctx, "create", auditEnrolmentToken, provisioning.TokenID(t.Hash), r.Site)
+	e.After = fmt.Sprintf("site: %s\nexpires: %s\napproval: %t\n", r.Site, t.ExpiresAt.Format(time.RFC3339), t.Approval)
+	if err := c.cfg.Store.CreateEnrolmentToken(ctx, t, e); err != nil {
 		return client.Token{}, err
 	}
-	c.cfg.Log.Info("made an enrolment token", "site", r.Site, "expires", t.ExpiresAt)
-	return client.Token{Token: token, Site: r.Site, CASHA256: c.CASHA256(), ExpiresAt: t.ExpiresAt}, nil
+	c.cfg.Log.Info("made an enrolment token", "site", r.Site, "expires", t.ExpiresAt, "by", e.Account)
+	return client.Token{Token: token, ID: provisioning.TokenID(t.Hash), Site: r.Site, CASHA256: c.CASHA256(), ExpiresAt: t.ExpiresAt}, nil
+}
+
+// Tokens lists the enrolment tokens of the sites that the caller may see, newest first.
+func (c *Central) Tokens(ctx context.Context) ([]client.TokenState, error) {
+	tokens, err := c.cfg.Store.EnrolmentTokens(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []client.TokenState{}
+	now := c.cfg.Now()
+	for _, t := range tokens {
+		if c.allow(ctx, provisioning.ActionRead, provisioning.AtSite(t.Site)) != nil {
+			continue
+		}
+		state := client.TokenState{
+			ID: provisioning.TokenID(t.Hash), Site: t.Site, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, State: tokenState(&t, now),
+			Approval: t.Approval, ApprovedBy: t.ApprovedBy,
+		}
+		if t.Key != "" {
+			state.Fingerprint = provisioning.Fingerprint(t.Key)
+		}
+		out = append(out, state)
+	}
+	return out, nil
+}
+
+// changeToken changes the enrolment token that fits, of a site that the caller may enrol at. It fails with CodeNotFound where
+// none does.
+func (c *Central) changeToken(ctx context.Context, fits func(*provisioning.EnrolmentToken) bool, unknown error,
+	change func(*provisioning.EnrolmentToken) (provisioning.EnrolmentChange, error),
+) error {
+	tokens, err := c.cfg.Store.EnrolmentTokens(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		if !fits(&t) {
+			continue
+		}
+		if err := c.allow(ctx, provisioning.ActionEnrol, provisioning.AtSite(t.Site)); err != nil {
+			return err
+		}
+		return c.cfg.Store.UseEnrolmentToken(ctx, t.Hash, change)
+	}
+	return unknown
+}
+
+// RevokeToken revokes the enrolment token of that id. What was enrolled with it stays enrolled.
+func (c *Central) RevokeToken(ctx context.Context, id string) error {
+	unknown := provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint enrol-token list", "there is no enrolment token %.64q", id)
+	return c.changeToken(ctx, func(t *provisioning.EnrolmentToken) bool { return provisioning.TokenID(t.Hash) == id }, unknown,
+		func(t *provisioning.EnrolmentToken) (provisioning.EnrolmentChange, error) {
+			if !t.RevokedAt.IsZero() {
+				return provisioning.EnrolmentChange{}, nil
+			}
+			now := c.cfg.Now()
+			e := c.entry(ctx, "revoke", auditEnrolmentToken, id, t.Site)
+			e.Before = "state: " + tokenState(t, now) + "\n"
+			t.RevokedAt = now
+			return provisioning.EnrolmentChange{Audit: []provisioning.AuditEntry{e}}, nil
+		})
+}
+
+// ApproveSite approves the appliance that waits at a site, by the fingerprint of its key, which its screen shows.
+func (c *Central) ApproveSite(ctx context.Context, site, fingerprint string) error {
+	fingerprint = strings.ToLower(strings.TrimSpace(fingerprint))
+	unknown := provisioning.Errorf(provisioning.CodeNotFound, "Compare it with the appliance's screen, and with: branchpoint enrol-token list",
+		"no appliance waits for approval at site %.64q with that fingerprint", site)
+	fits := func(t *provisioning.EnrolmentToken) bool {
+		return t.Site == site && tokenState(t, c.cfg.Now()) == client.TokenWaiting && equal(provisioning.Fingerprint(t.Key), fingerprint)
+	}
+	return c.changeToken(ctx, fits, unknown, func(t *provisioning.EnrolmentToken) (provisioning.EnrolmentChange, error) {
+		if !fits(t) {
+			return provisioning.EnrolmentChange{}, unknown
+		}
+		e := c.entry(ctx, "approve", auditEnrolmentToken, provisioning.TokenID(t.Hash), site)
+		e.After = "key: " + fingerprint + "\n"
+		if t.ApprovedBy = e.Account; t.ApprovedBy == "" {
+			t.ApprovedBy = provisioning.AccountAdmin
+		}
+		c.cfg.Log.Info("approved an enrolment", "site", site, "key", fingerprint, "by", t.ApprovedBy)
+		return provisioning.EnrolmentChange{Audit: []provisioning.AuditEntry{e}}, nil
+	})
 }
 
 // nextToken is what to do about a token that is refused.
 const nextToken = "Make a new token (branchpoint enrol-token create --site CODE) and put it into site.yaml." //nolint:gosec // no credential
 
-// Enrol exchanges an enrolment token for a site's certificate.
+// Enrol exchanges an enrolment token for a site's certificate. Where a person must approve it, it fails with CodeUnavailable
+// until one has. The certificates that the site had for other keys are revoked by it.
 func (c *Central) Enrol(ctx context.Context, r client.EnrolRequest) (client.Enrolment, error) {
-	pub, sum, err := requestedKey(r.CSR)
+	pub, key, err := requestedKey(r.CSR)
+	if err != nil {
+		return client.Enrolment{}, err
+	}
+	careful, err := c.approvalSites(ctx)
 	if err != nil {
 		return client.Enrolment{}, err
 	}
 	var cert []byte
 	var site string
 	again := false
-	err = c.cfg.Store.UseEnrolmentToken(ctx, tokenSum(r.Token), func(t *provisioning.EnrolmentToken) error {
+	err = c.cfg.Store.UseEnrolmentToken(ctx, tokenSum(r.Token), func(t *provisioning.EnrolmentToken) (change provisioning.EnrolmentChange, err error) {
 		now := c.cfg.Now()
 		site = t.Site
-		switch {
-		case !now.Before(t.ExpiresAt):
-			return provisioning.Errorf(provisioning.CodeUnauthorized, nextToken, "the enrolment token expired at %s", t.ExpiresAt.UTC().Format(time.RFC3339))
-		case t.Key != "" && t.Key != sum:
-			return provisioning.Errorf(provisioning.CodeUnauthorized, nextToken, "the enrolment token has been used already, by another appliance or data disk")
-		case t.Key == sum:
+		if err := refuseToken(t, key, now); err != nil {
+			return change, err
+		}
+		if len(t.Certificate) > 0 {
 			cert, again = t.Certificate, true
-			return nil
+			return change, nil
 		}
-		der, err := c.ca.issueSite(t.Site, pub, now)
+		again = t.Key == key
+		t.Key = key
+		actor := provisioning.WithActor(ctx, provisioning.Actor{Account: "site " + site, From: provisioning.ActorOf(ctx).From})
+		if (t.Approval || careful[site]) && t.ApprovedBy == "" {
+			if !again {
+				e := c.entry(actor, "wait for approval", auditEnrolmentToken, provisioning.TokenID(t.Hash), site)
+				e.After = "key: " + provisioning.Fingerprint(key) + "\n"
+				change.Audit = append(change.Audit, e)
+			}
+			return change, nil
+		}
+		der, x, err := c.issueSite(site, pub, now)
 		if err != nil {
-			return provisioning.Errorf(provisioning.CodeInternal, "", "issue certificate: %w", err)
+			return change, err
 		}
-		cert, t.Key, t.Certificate = der, sum, der
-		return nil
+		cert, t.Certificate = der, der
+		e := c.entry(actor, "enrol", auditSiteCertificate, provisioning.Fingerprint(key), site)
+		e.After = certificateText(x)
+		return provisioning.EnrolmentChange{Issued: &x, Replaced: whyReplaced, Audit: append(change.Audit, e)}, nil
 	})
 	if provisioning.CodeOf(err) == provisioning.CodeNotFound {
 		return client.Enrolment{}, provisioning.Errorf(provisioning.CodeUnauthorized, nextToken, "the enrolment token is unknown here")
@@ -106,8 +210,50 @@ func (c *Central) Enrol(ctx context.Context, r client.EnrolRequest) (client.Enro
 	if err != nil {
 		return client.Enrolment{}, err
 	}
-	c.cfg.Log.Info("enrolled a branch", "site", site, "key", sum, "again", again)
-	return client.Enrolment{Certificate: c.ca.chain(cert), SnapshotKey: c.sign.Public().(ed25519.PublicKey)}, nil
+	if cert == nil {
+		return client.Enrolment{}, provisioning.Errorf(provisioning.CodeUnavailable,
+			fmt.Sprintf("Compare the key's fingerprint with the appliance's screen, and approve it at central: branchpoint site approve %s FINGERPRINT", site),
+			"the enrolment of site %s waits until a person approves its key %s", site, provisioning.Fingerprint(key))
+	}
+	c.cfg.Log.Info("enrolled a branch", "site", site, "key", provisioning.Fingerprint(key), "again", again)
+	c.wake() // whoever had the site's certificate before gets nothing more
+	return c.enrolment(ctx, cert)
+}
+
+// refuseToken says why a token cannot be used with a key, nil if it can.
+func refuseToken(t *provisioning.EnrolmentToken, key provisioning.SHA256, now time.Time) error {
+	switch {
+	case !t.RevokedAt.IsZero():
+		return provisioning.Errorf(provisioning.CodeUnauthorized, nextToken, "the enrolment token was revoked at %s", t.RevokedAt.UTC().Format(time.RFC3339))
+	case !now.Before(t.ExpiresAt):
+		return provisioning.Errorf(provisioning.CodeUnauthorized, nextToken, "the enrolment token expired at %s", t.ExpiresAt.UTC().Format(time.RFC3339))
+	case t.Key != "" && t.Key != key:
+		return provisioning.Errorf(provisioning.CodeUnauthorized, nextToken, "the enrolment token has been used already, by another appliance or data disk")
+	}
+	return nil
+}
+
+// approvalSites are the sites whose documents want a person to approve each appliance.
+func (c *Central) approvalSites(ctx context.Context) (map[string]bool, error) {
+	docs, err := c.documents(ctx, provisioning.KindSite, "")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for i := range docs {
+		o, err := docs[i].Decode()
+		if err != nil {
+			return nil, err
+		}
+		out[o.Name] = o.Site.Spec.ApproveEnrolment
+	}
+	return out, nil
+}
+
+// enrolment is what a site gets together with its certificate (DER).
+func (c *Central) enrolment(ctx context.Context, cert []byte) (client.Enrolment, error) {
+	epochs, err := c.epochs(ctx)
+	return client.Enrolment{Certificate: c.ca.chain(cert), SnapshotKey: c.signer.Load().public(), Epochs: epochs}, err
 }
 
 // requestedKey reads a certificate request and returns its public key, which must have signed it, and the key's sum.

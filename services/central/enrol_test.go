@@ -151,12 +151,12 @@ func TestCreateTokenRefused(t *testing.T) {
 	s := start(t, t.TempDir())
 	s.content.set("debian-13", 1)
 	s.mustApply(documents)
-	_, err := s.admin.CreateToken(t.Context(), "ROM", time.Hour)
+	_, err := s.admin.CreateToken(t.Context(), "ROM", time.Hour, false)
 	wantCode(t, err, provisioning.CodeNotFound, `there is no site "ROM"`)
-	_, err = s.admin.CreateToken(t.Context(), "../x", time.Hour)
+	_, err = s.admin.CreateToken(t.Context(), "../x", time.Hour, false)
 	wantCode(t, err, provisioning.CodeInvalid, "use letters")
 	for _, d := range []time.Duration{0, -time.Hour, time.Second, 91 * 24 * time.Hour} {
-		_, err = s.admin.CreateToken(t.Context(), "LON", d)
+		_, err = s.admin.CreateToken(t.Context(), "LON", d, false)
 		wantCode(t, err, provisioning.CodeInvalid, "1 minute to 90 days")
 	}
 }

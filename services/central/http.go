@@ -6,9 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"branchpoint/provisioning"
@@ -32,9 +30,8 @@ func (c *Central) Handler() http.Handler {
 	mux := http.NewServeMux()
 	admin := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, c.adminOnly(h)) }
 	c.configurationRoutes(admin)
-	admin("POST "+client.PathTokens, c.handleToken)
+	c.identityRoutes(mux)
 	admin("GET "+client.PathStatus, c.handleStatus)
-	admin("GET "+client.PathSites, c.handleSites)
 	mux.HandleFunc("POST "+client.PathEnrol, c.handleEnrol)
 	mux.Handle("GET "+client.PathBranchSnapshot, c.siteOnly(c.handleSnapshot))
 	mux.Handle("POST "+client.PathBranchStatus, c.siteOnly(c.handleReport))
@@ -43,7 +40,7 @@ func (c *Central) Handler() http.Handler {
 		mux.Handle(path+"/", h)
 	}
 	if h := c.cfg.ContentAdmin; h != nil {
-		below(client.PathContentAdmin, c.adminOnly(h.ServeHTTP))
+		below(client.PathContentAdmin, c.contentOnly(h))
 	}
 	if h := c.cfg.ContentRead; h != nil {
 		below(client.PathContentRead, c.siteOnly(func(w http.ResponseWriter, r *http.Request, _ string) { h.ServeHTTP(w, r) }))
@@ -53,67 +50,12 @@ func (c *Central) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /healthz", c.handleHealth)
 	if h := c.cfg.MetricsHandler; h != nil {
-		mux.Handle("GET /metrics", c.adminOnly(h.ServeHTTP))
+		mux.Handle("GET /metrics", c.everywhere(provisioning.ActionRead, "metrics", h.ServeHTTP))
 	}
 	return c.metrics.count(mux)
 }
 
-// adminOnly lets requests with the administrator's token through.
-func (c *Central) adminOnly(next http.HandlerFunc) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok || !c.AdminToken(token) {
-			c.fail(w, r, provisioning.Errorf(provisioning.CodeUnauthorized, "Take admin.json from central's data folder again.",
-				"the administrator's token is missing or not this central's"))
-			return
-		}
-		next(w, r)
-	})
-}
-
-// siteOnly lets requests with a site's certificate through and says which site it is.
-func (c *Central) siteOnly(next func(w http.ResponseWriter, r *http.Request, site string)) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-			c.fail(w, r, provisioning.Errorf(provisioning.CodeUnauthorized, "Enrol the appliance.", "a site's certificate is wanted here"))
-			return
-		}
-		s := r.TLS.VerifiedChains[0][0].Subject
-		if !slices.Contains(s.OrganizationalUnit, siteUnit) || provisioning.CheckName(s.CommonName) != nil {
-			c.fail(w, r, provisioning.Errorf(provisioning.CodeForbidden, "", "the certificate is not a site's"))
-			return
-		}
-		next(w, r, s.CommonName)
-	})
-}
-
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
-
-func (c *Central) handleToken(w http.ResponseWriter, r *http.Request) {
-	var in client.TokenRequest
-	if err := readJSON(w, r, maxToken, &in); err != nil {
-		c.fail(w, r, err)
-		return
-	}
-	out, err := c.CreateToken(r.Context(), in)
-	c.answer(w, r, out, err)
-}
-
-func (c *Central) handleSites(w http.ResponseWriter, r *http.Request) {
-	docs, err := c.documents(r.Context(), provisioning.KindSite, "")
-	out := []client.SiteState{}
-	for _, d := range docs {
-		state := client.SiteState{Site: d.Name}
-		s, e := c.cfg.Store.SiteSnapshot(r.Context(), d.Name)
-		if e == nil {
-			state.Epoch, state.Number, state.Problem = s.Epoch, s.Number, s.Problem
-		} else if provisioning.CodeOf(e) != provisioning.CodeNotFound {
-			err = errors.Join(err, e)
-		}
-		out = append(out, state)
-	}
-	c.answer(w, r, out, err)
-}
 
 func (c *Central) handleStatus(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
@@ -132,7 +74,11 @@ func (c *Central) handleStatus(w http.ResponseWriter, r *http.Request) {
 			messages[i].Output = ""
 		}
 	}
-	c.answer(w, r, client.StatusReport{Runs: provisioning.Reports(messages), Time: c.cfg.Now().UTC()}, err)
+	var runs []provisioning.RunReport
+	if err == nil {
+		runs, err = c.visibleRuns(r.Context(), provisioning.Reports(messages))
+	}
+	c.answer(w, r, client.StatusReport{Runs: runs, Time: c.cfg.Now().UTC()}, err)
 }
 
 func (c *Central) handleEnrol(w http.ResponseWriter, r *http.Request) {
@@ -141,7 +87,8 @@ func (c *Central) handleEnrol(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, r, err)
 		return
 	}
-	out, err := c.Enrol(r.Context(), in)
+	ctx := provisioning.WithActor(r.Context(), provisioning.Actor{From: remoteHost(r)})
+	out, err := c.Enrol(ctx, in)
 	if err != nil {
 		c.metrics.enrolments.WithLabelValues(resultRefused).Inc()
 		c.cfg.Log.Warn("refused an enrolment", "from", r.RemoteAddr, "error", err)
@@ -162,11 +109,16 @@ func (c *Central) handleSnapshot(w http.ResponseWriter, r *http.Request, site st
 		c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "epoch, number and wait are wanted, such as epoch=1&number=7&wait=50s"))
 		return
 	}
+	c.noteContact(r.Context(), provisioning.SiteContact{Site: site, Epoch: epoch, Number: number, RootPinned: q.Get("root") == "pinned"})
 	timer := time.NewTimer(min(wait, client.MaxWait))
 	defer timer.Stop()
 	for {
 		changed := c.changes() // before looking: what changes afterwards is seen
-		s, err := c.newer(r.Context(), site, epoch, number)
+		_, err := c.recogniseSite(r) // again: a site that is revoked while it waits gets nothing more
+		var s *provisioning.SignedSnapshot
+		if err == nil {
+			s, err = c.newer(r.Context(), site, epoch, number)
+		}
 		if err != nil || s != nil {
 			if err == nil {
 				c.metrics.sent.Inc()

@@ -51,6 +51,9 @@ func (c *Central) handleDocuments(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	docs, err := c.documents(r.Context(), kind, q.Get("name"))
+	if err == nil {
+		docs, err = c.visible(r.Context(), docs)
+	}
 	c.answer(w, r, docs, err)
 }
 
@@ -96,6 +99,9 @@ func (c *Central) handleRevisions(w http.ResponseWriter, r *http.Request) {
 	}
 	k := provisioning.Key{Kind: provisioning.Kind(r.URL.Query().Get("kind")), Name: r.URL.Query().Get("name")}
 	out, err := c.revisions(r.Context(), change, k)
+	if err == nil {
+		out, err = c.visibleRevisions(r.Context(), out)
+	}
 	c.answer(w, r, out, err)
 }
 

@@ -30,11 +30,11 @@ const (
 	settingAdmin   = "admin-token-sha256"   // SHA256 as text
 )
 
-// Validities. Rotation of the CA and of the signing key needs the root key, which is kept off line and comes with
-// epochs; until then certificates are made to last longer than an appliance.
+// Validities. A site renews its certificate when half of its time is over: one that has not spoken with central for a year has
+// to be enrolled again. The CA is not replaced; the root key's statements name it.
 const (
 	caYears       = 30
-	siteYears     = 10
+	siteYears     = 2
 	serverDays    = 365
 	serverRenewal = 30 * 24 * time.Hour
 	// clockSlack is how far back certificates begin: an appliance's clock may be behind.
@@ -84,14 +84,15 @@ func (c *Central) loadIdentity(ctx context.Context) error {
 	if len(seed) != ed25519.SeedSize {
 		return provisioning.Errorf(provisioning.CodeCorrupt, "Restore central's data from a backup.", "the snapshot signing key has %d bytes", len(seed))
 	}
-	c.sign = ed25519.NewKeyFromSeed(seed)
 	epoch, err := c.cfg.Store.Setting(ctx, settingEpoch)
 	if err != nil {
 		return fmt.Errorf("load the epoch: %w", err)
 	}
-	if c.epoch, err = strconv.ParseUint(string(epoch), 10, 63); err != nil || c.epoch == 0 {
+	number, err := strconv.ParseUint(string(epoch), 10, 63)
+	if err != nil || number == 0 {
 		return provisioning.Errorf(provisioning.CodeCorrupt, "Restore central's data from a backup.", "the epoch is %q", epoch)
 	}
+	c.signer.Store(&signer{number, ed25519.NewKeyFromSeed(seed)})
 	sum, err := c.cfg.Store.Setting(ctx, settingAdmin)
 	if err != nil && provisioning.CodeOf(err) != provisioning.CodeNotFound {
 		return fmt.Errorf("load the administrator's token: %w", err)

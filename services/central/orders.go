@@ -85,6 +85,9 @@ func (c *Central) Clear(ctx context.Context, in client.ClearRequest) (client.Ord
 			return client.OrderResult{}, provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint get computers", "there is no Computer %.64q", n)
 		}
 	}
+	if err := c.mayOrder(ctx, catalog, names); err != nil {
+		return client.OrderResult{}, err
+	}
 	limit, err := c.wipesUnconfirmed(ctx)
 	if err != nil {
 		return client.OrderResult{}, err
@@ -114,6 +117,9 @@ func (c *Central) Approve(ctx context.Context, in client.ApprovalRequest) (clien
 	}
 	site, err := c.documents(ctx, provisioning.KindSite, in.Site)
 	if err != nil {
+		return client.OrderResult{}, err
+	}
+	if err := c.allow(ctx, provisioning.ActionOrder, provisioning.AtSite(in.Site)); err != nil {
 		return client.OrderResult{}, err
 	}
 	if in.Site == "" || len(site) == 0 {

@@ -90,15 +90,16 @@ func (c *Central) resolve(catalog provisioning.Catalog, site string, old provisi
 		return old, provisioning.Errorf(provisioning.CodeInternal, "", "encode snapshot: %w", err)
 	}
 	sum := provisioning.SumSHA256(core)
-	if old.Core == sum && old.Epoch == c.epoch {
+	by := c.signer.Load()
+	if old.Core == sum && old.Epoch == by.epoch {
 		old.Problem = ""
 		return old, nil
 	}
-	s.Epoch, s.Number, s.IssuedAt = c.epoch, 1, c.cfg.Now().UTC()
-	if old.Epoch == c.epoch {
+	s.Epoch, s.Number, s.IssuedAt = by.epoch, 1, c.cfg.Now().UTC()
+	if old.Epoch == by.epoch {
 		s.Number = old.Number + 1
 	}
-	signed, err := provisioning.SignSnapshot(s, c.sign)
+	signed, err := provisioning.SignSnapshot(s, by.key)
 	if err != nil {
 		return old, err
 	}

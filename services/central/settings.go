@@ -3,6 +3,7 @@ package central
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	"branchpoint/provisioning"
 	"branchpoint/services/central/client"
@@ -33,6 +34,9 @@ func (c *Central) Settings(ctx context.Context) (client.Settings, error) {
 
 // PutSettings replaces central's settings.
 func (c *Central) PutSettings(ctx context.Context, in client.Settings) (client.Settings, error) {
+	if err := c.allow(ctx, provisioning.ActionAdminister, provisioning.Everywhere("settings")); err != nil {
+		return in, err
+	}
 	if in.WipesUnconfirmed < 0 || in.WipesUnconfirmed > maxWipes {
 		return in, provisioning.Errorf(provisioning.CodeInvalid, "", "wipes-unconfirmed is %d; 0 to %d is possible", in.WipesUnconfirmed, maxWipes)
 	}
@@ -40,7 +44,12 @@ func (c *Central) PutSettings(ctx context.Context, in client.Settings) (client.S
 	if err != nil {
 		return in, provisioning.Errorf(provisioning.CodeInternal, "", "encode the settings: %w", err)
 	}
-	if err := c.cfg.Store.PutSetting(ctx, settingsName, b); err != nil {
+	e := c.entry(ctx, "change", auditSettings, settingsName, "")
+	e.After = string(b) + "\n"
+	if before, err := c.Settings(ctx); err == nil {
+		e.Before = fmt.Sprintf("%+v\n", before)
+	}
+	if err := c.cfg.Store.PutSetting(ctx, settingsName, b, e); err != nil {
 		return in, err
 	}
 	c.cfg.Log.Info("settings changed", "wipesUnconfirmed", in.WipesUnconfirmed, "by", provisioning.ActorOf(ctx).Account)

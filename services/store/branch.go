@@ -13,6 +13,7 @@ import (
 const (
 	stateIdentity = "identity"
 	stateSnapshot = "snapshot"
+	stateHistory  = "history-complete"
 )
 
 // LoadIdentity returns the branch's identity as it was saved, nil if there is none.

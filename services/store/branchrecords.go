@@ -52,6 +52,9 @@ func (s *Store) Commit(ctx context.Context, c provisioning.BranchChange) error {
 				return err
 			}
 		}
+		if err := commitIdentity(ctx, tx, c); err != nil {
+			return err
+		}
 		for _, r := range c.Reports {
 			if err := put(ctx, tx, `INSERT INTO branch_reports (report, id) VALUES (?, ?) ON CONFLICT (id) DO NOTHING`, r, r.ID); err != nil {
 				return err
@@ -59,6 +62,27 @@ func (s *Store) Commit(ctx context.Context, c provisioning.BranchChange) error {
 		}
 		return nil
 	})
+}
+
+// commitIdentity stores what a change says of who the branch is, and of what central has.
+func commitIdentity(ctx context.Context, tx *sql.Tx, c provisioning.BranchChange) error {
+	state := map[string][]byte{}
+	if c.Identity != nil {
+		state[stateIdentity] = c.Identity
+	}
+	if c.HistoryComplete {
+		state[stateHistory] = []byte{1}
+	}
+	for name, v := range state {
+		if _, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO branch_state (name, value) VALUES (?, ?)`, name, v); err != nil {
+			return err
+		}
+	}
+	if !c.Resend {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE outbox SET delivered = 0 WHERE delivered <> 0`)
+	return err
 }
 
 // put executes a statement whose first parameter is v as JSON.
@@ -110,7 +134,12 @@ func (s *Store) Records(ctx context.Context) (provisioning.BranchRecords, error)
 		out.Obeyed = append(out.Obeyed, sum)
 		return err
 	}, `SELECT sum FROM obeyed_orders ORDER BY sum`)
-	return out, s.fail("read the orders that were obeyed", err)
+	if err != nil {
+		return out, s.fail("read the orders that were obeyed", err)
+	}
+	history, err := s.loadState(ctx, stateHistory)
+	out.HistoryComplete = len(history) > 0
+	return out, err
 }
 
 // UndeliveredReports returns the oldest reports that central has not taken in, at most limit.

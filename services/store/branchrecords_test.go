@@ -85,3 +85,37 @@ func TestBranchChangeIsOne(t *testing.T) {
 		t.Errorf("the snapshot is stored: %v, %v", snapshot, err)
 	}
 }
+
+func TestBranchIdentityAndHistory(t *testing.T) {
+	s := openTemp(t)
+	run := provisioning.Run{ID: strings.Repeat("1", 32), Computer: "pc-1", State: provisioning.RunStarted, StartedAt: noon, UpdatedAt: noon}
+	first, second := message("LON", run.ID, 1), message("LON", run.ID, 2)
+	if err := s.Record(t.Context(), run, []provisioning.StatusMessage{first, second}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MarkDelivered(t.Context(), []string{first.ID}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Records(t.Context()); err != nil || r.HistoryComplete {
+		t.Fatal("a new history is complete:", r.HistoryComplete, err)
+	}
+	if err := s.Commit(t.Context(), provisioning.BranchChange{Identity: []byte("me"), HistoryComplete: true}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := s.Undelivered(t.Context(), 10); err != nil || len(m) != 1 {
+		t.Fatalf("%d messages wait, %v", len(m), err)
+	}
+	if err := s.Commit(t.Context(), provisioning.BranchChange{Resend: true}); err != nil {
+		t.Fatal(err)
+	}
+	s = reopen(t, s)
+	if r, err := s.Records(t.Context()); err != nil || !r.HistoryComplete {
+		t.Error("the history is no longer complete:", err)
+	}
+	if id, err := s.LoadIdentity(t.Context()); err != nil || string(id) != "me" {
+		t.Errorf("the identity is %q, %v", id, err)
+	}
+	if m, err := s.Undelivered(t.Context(), 10); err != nil || len(m) != 2 || m[0].ID != first.ID {
+		t.Errorf("%d messages wait, %v", len(m), err)
+	}
+}

@@ -34,47 +34,10 @@ func (s *Store) CreateSettings(ctx context.Context, values map[string][]byte) er
 	})
 }
 
-// PutSetting stores a setting, whether or not it exists.
-func (s *Store) PutSetting(ctx context.Context, name string, value []byte) error {
+// PutSetting stores a setting, whether or not it exists, with audit entries.
+func (s *Store) PutSetting(ctx context.Context, name string, value []byte, entries ...provisioning.AuditEntry) error {
 	return s.update(ctx, "store setting "+name, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
-		return err
-	})
-}
-
-// CreateEnrolmentToken stores a new enrolment token.
-func (s *Store) CreateEnrolmentToken(ctx context.Context, t provisioning.EnrolmentToken) error {
-	return s.update(ctx, "store enrolment token", func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO enrolment_tokens (hash, site, created_at, expires_at, key, certificate) VALUES (?, ?, ?, ?, ?, ?)`,
-			t.Hash, t.Site, stamp(t.CreatedAt), stamp(t.ExpiresAt), t.Key, t.Certificate)
-		return err
-	})
-}
-
-// UseEnrolmentToken gives decide the token with that hash and stores what decide sets: Key and Certificate. No other use
-// happens between. It fails with CodeNotFound if there is no such token.
-func (s *Store) UseEnrolmentToken(ctx context.Context, hash provisioning.SHA256, decide func(*provisioning.EnrolmentToken) error) error {
-	return s.update(ctx, "use enrolment token", func(tx *sql.Tx) error {
-		var t provisioning.EnrolmentToken
-		var created, expires string
-		err := tx.QueryRowContext(ctx, `SELECT hash, site, created_at, expires_at, key, certificate FROM enrolment_tokens WHERE hash = ?`, hash).
-			Scan(&t.Hash, &t.Site, &created, &expires, &t.Key, &t.Certificate)
-		if errors.Is(err, sql.ErrNoRows) {
-			return provisioning.Errorf(provisioning.CodeNotFound, "", "there is no such enrolment token")
-		}
-		if err != nil {
-			return err
-		}
-		if t.CreatedAt, err = parseStamp(created); err != nil {
-			return err
-		}
-		if t.ExpiresAt, err = parseStamp(expires); err != nil {
-			return err
-		}
-		if err := decide(&t); err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `UPDATE enrolment_tokens SET key = ?, certificate = ? WHERE hash = ?`, t.Key, t.Certificate, hash)
-		return err
+		return errors.Join(err, appendAudit(ctx, tx, entries...))
 	})
 }

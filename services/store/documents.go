@@ -117,7 +117,7 @@ func (s *Store) UpdateDocuments(ctx context.Context, change provisioning.Change,
 				return err
 			}
 		}
-		return nil
+		return auditDocuments(ctx, tx, number, change, changed)
 	})
 	if err != nil {
 		return 0, err

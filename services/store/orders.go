@@ -24,6 +24,9 @@ func (s *Store) AddOrders(ctx context.Context, orders []provisioning.Order) ([]p
 			}
 			o.Number = uint64(n)
 			out[i] = o
+			if err := appendAudit(ctx, tx, auditOrder(ctx, o)); err != nil {
+				return err
+			}
 		}
 		return nil
 	})

@@ -285,7 +285,9 @@ func TestEnrolmentToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	use := func(hash provisioning.SHA256, decide func(*provisioning.EnrolmentToken) error) error {
-		return s.UseEnrolmentToken(ctx, hash, decide)
+		return s.UseEnrolmentToken(ctx, hash, func(t *provisioning.EnrolmentToken) (provisioning.EnrolmentChange, error) {
+			return provisioning.EnrolmentChange{}, decide(t)
+		})
 	}
 	if err := use(provisioning.SumSHA256([]byte("u")), func(*provisioning.EnrolmentToken) error { t.Error("asked"); return nil }); provisioning.CodeOf(err) != provisioning.CodeNotFound {
 		t.Error(err)

@@ -81,7 +81,7 @@ func (a *app) applianceImageCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t, err := c.CreateToken(cmd.Context(), site, valid)
+			t, err := c.CreateToken(cmd.Context(), site, valid, false)
 			if err != nil {
 				os.Remove(output)
 				return err

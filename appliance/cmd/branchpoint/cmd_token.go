@@ -20,6 +20,7 @@ func (a *app) tokenCommand() *cobra.Command {
 	}
 	var site, output, address string
 	var valid time.Duration
+	var approval bool
 	create := &cobra.Command{
 		Use:     "create --site CODE [--valid 24h] [-o site.yaml]",
 		Short:   "Make a token for one appliance of a site",
@@ -40,7 +41,7 @@ func (a *app) tokenCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t, err := c.CreateToken(cmd.Context(), site, valid)
+			t, err := c.CreateToken(cmd.Context(), site, valid, approval)
 			if err != nil {
 				return err
 			}
@@ -49,6 +50,7 @@ func (a *app) tokenCommand() *cobra.Command {
 	}
 	create.Flags().StringVar(&site, "site", "", "site `CODE`")
 	create.Flags().DurationVar(&valid, "valid", 24*time.Hour, "how long the token is good for, 1m to 2160h")
+	create.Flags().BoolVar(&approval, "approve", false, "the appliance waits until its key was approved: branchpoint site approve")
 	create.Flags().StringVarP(&output, "output", "o", "", "write it as the appliance's site.yaml to `FILE`")
 	create.Flags().StringVar(&address, "central", "", "`HOST:PORT` under which the appliance reaches central (default: as this command does)")
 	cmd.AddCommand(create)

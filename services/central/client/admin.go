@@ -80,10 +80,11 @@ func (a *Admin) HTTP() *http.Client { return a.http }
 // URL is central's base URL, without a slash at its end.
 func (a *Admin) URL() string { return a.base }
 
-// CreateToken makes an enrolment token for a site.
-func (a *Admin) CreateToken(ctx context.Context, site string, valid time.Duration) (Token, error) {
+// CreateToken makes an enrolment token for a site; approval wants a person to approve the appliance that presents it.
+func (a *Admin) CreateToken(ctx context.Context, site string, valid time.Duration, approval bool) (Token, error) {
 	var t Token
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathTokens, TokenRequest{Site: site, ValidSeconds: int64(valid / time.Second)}, &t)
+	r := TokenRequest{Site: site, ValidSeconds: int64(valid / time.Second), Approval: approval}
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathTokens, r, &t)
 	return t, err
 }
 

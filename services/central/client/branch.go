@@ -22,6 +22,8 @@ type BranchConfig struct {
 	CASHA256 provisioning.SHA256
 	// Certificate returns the branch's certificate. It may fail until the branch is enrolled; Enrol does without.
 	Certificate func() (tls.Certificate, error)
+	// RootPinned reports whether the branch has pinned central's root key, for central to know. It may be nil.
+	RootPinned func() bool
 	// Now is the clock by which certificates are checked.
 	Now func() time.Time
 }
@@ -31,6 +33,8 @@ type Branch struct {
 	base string
 	http *http.Client // with the site's certificate
 	bare *http.Client // without, for the enrolment
+	// pinned is the configuration's RootPinned.
+	pinned func() bool
 }
 
 // NewBranch makes a branch's client. It does not contact central yet.
@@ -43,7 +47,7 @@ func NewBranch(cfg BranchConfig) *Branch {
 		}
 		return &c, nil
 	}
-	return &Branch{base: "https://" + cfg.Address, http: newHTTP(config), bare: newHTTP(pinnedTLS(cfg.CASHA256, cfg.Now))}
+	return &Branch{base: "https://" + cfg.Address, http: newHTTP(config), bare: newHTTP(pinnedTLS(cfg.CASHA256, cfg.Now)), pinned: cfg.RootPinned}
 }
 
 // Enrol exchanges an enrolment token and a certificate request (PEM) for the site's certificate. The same token with
@@ -64,6 +68,9 @@ func (b *Branch) Enrol(ctx context.Context, token string, csr []byte) (Enrolment
 func (b *Branch) Snapshot(ctx context.Context, epoch, number uint64, wait time.Duration) (*provisioning.SignedSnapshot, error) {
 	q := url.Values{
 		"epoch": {strconv.FormatUint(epoch, 10)}, "number": {strconv.FormatUint(number, 10)}, "wait": {max(0, min(wait, MaxWait)).String()},
+	}
+	if b.pinned != nil && b.pinned() {
+		q.Set("root", "pinned")
 	}
 	var s provisioning.SignedSnapshot
 	content, err := call(ctx, b.http, http.MethodGet, b.base+PathBranchSnapshot+"?"+q.Encode(), nil, &s)

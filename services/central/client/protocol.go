@@ -49,12 +49,16 @@ type TokenRequest struct {
 	Site string `json:"site"`
 	// ValidSeconds is how long it is good for, 60 seconds to 90 days.
 	ValidSeconds int64 `json:"validSeconds"`
+	// Approval wants a person to approve the appliance that presents it.
+	Approval bool `json:"approval,omitempty"`
 }
 
 // Token is a new enrolment token; central keeps only its sum.
 type Token struct {
 	Token string `json:"token"`
-	Site  string `json:"site"`
+	// ID names it in lists.
+	ID   string `json:"id"`
+	Site string `json:"site"`
 	// CASHA256 is the sum of central's CA certificate (DER), to which the first contact is pinned.
 	CASHA256  provisioning.SHA256 `json:"caSHA256"`
 	ExpiresAt time.Time           `json:"expiresAt"`
@@ -73,6 +77,8 @@ type Enrolment struct {
 	Certificate []byte `json:"certificate"`
 	// SnapshotKey is the ed25519 public key that verifies snapshots.
 	SnapshotKey []byte `json:"snapshotKey"`
+	// Epochs is the root key, and what it has signed.
+	Epochs provisioning.Epochs `json:"epochs,omitzero"`
 }
 
 // StatusBatch is a status report.
@@ -94,4 +100,18 @@ type SiteState struct {
 	Number uint64 `json:"number"`
 	// Problem says why the present configuration could not be made into a snapshot: the site goes on with the last one.
 	Problem string `json:"problem,omitempty"`
+	// Enrolment is enrolled, revoked, or empty as long as nobody was; Fingerprint is that of its key.
+	Enrolment          string    `json:"enrolment,omitempty"`
+	Fingerprint        string    `json:"fingerprint,omitempty"`
+	CertificateExpires time.Time `json:"certificateExpires,omitzero"`
+	// Waiting is the fingerprint of the key of an appliance that waits for approval.
+	Waiting string `json:"waiting,omitempty"`
+	// LastContact is when the site last spoke with central, to the minute. HasEpoch and HasNumber are those of the newest
+	// snapshot that it ever said it had, and RootPinned whether it has pinned the root key.
+	LastContact time.Time `json:"lastContact,omitzero"`
+	HasEpoch    uint64    `json:"hasEpoch,omitempty"`
+	HasNumber   uint64    `json:"hasNumber,omitempty"`
+	RootPinned  bool      `json:"rootPinned,omitempty"`
+	// Ahead says that this is newer than what central has: central was restored from a backup, and has to start a new epoch.
+	Ahead bool `json:"ahead,omitempty"`
 }

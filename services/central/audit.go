@@ -1,0 +1,81 @@
+package central
+
+import (
+	"context"
+	"slices"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
+)
+
+// Kinds of what audit entries are about beside documents.
+const (
+	auditAccount         = "Account"
+	auditAPIToken        = "APIToken"
+	auditEnrolmentToken  = "EnrolmentToken" //nolint:gosec // no credential
+	auditSiteCertificate = "SiteCertificate"
+	auditRootKey         = "RootKey"
+	auditSettings        = "Settings"
+)
+
+// entry makes an audit entry by who acts in ctx, now.
+func (c *Central) entry(ctx context.Context, action, kind, name, site string) provisioning.AuditEntry {
+	a := provisioning.ActorOf(ctx)
+	return provisioning.AuditEntry{At: c.cfg.Now(), Account: a.Account, From: a.From, Action: action, Kind: kind, Name: name, Site: site}
+}
+
+// maxAudit bounds a page of the audit log.
+const maxAudit = 1000
+
+// Audit returns a page of the audit log: of what f chooses, the entries that the caller may see. Whoever is limited sees what
+// they did themselves, and what concerns their sites, the computers that belong to them, and the collections of their limits.
+func (c *Central) Audit(ctx context.Context, f provisioning.AuditFilter) (client.AuditPage, error) {
+	if f.Limit < 0 || f.Limit > maxAudit {
+		return client.AuditPage{}, provisioning.Errorf(provisioning.CodeInvalid, "", "limit is %d; 1 to %d is possible", f.Limit, maxAudit)
+	}
+	if f.Limit == 0 {
+		f.Limit = 100
+	}
+	page := client.AuditPage{Entries: []provisioning.AuditEntry{}}
+	found, err := c.cfg.Store.Audit(ctx, f)
+	if err != nil {
+		return page, err
+	}
+	if len(found) == f.Limit {
+		page.Before = found[len(found)-1].Number
+	}
+	who := callerOf(ctx)
+	for _, e := range found {
+		if who == nil || who.seesEntry(&e) {
+			page.Entries = append(page.Entries, e)
+		}
+	}
+	return page, nil
+}
+
+func (who *caller) seesEntry(e *provisioning.AuditEntry) bool {
+	if e.Account == who.account {
+		return true
+	}
+	t := provisioning.Target{Name: e.Name, Scopes: entryScopes(e)}
+	return provisioning.Allowed(who.account, who.roles, provisioning.ActionRead, t) == ""
+}
+
+// entryScopes are where an entry's document belongs, before and after.
+func entryScopes(e *provisioning.AuditEntry) []provisioning.Scope {
+	out := []provisioning.Scope{{Site: e.Site}}
+	switch provisioning.Kind(e.Kind) {
+	case provisioning.KindSite:
+		out = append(out, provisioning.Scope{Site: e.Name})
+	case provisioning.KindCollection:
+		out = append(out, provisioning.Scope{Collections: []string{e.Name}})
+	case provisioning.KindComputer:
+		for _, text := range slices.Compact([]string{e.Before, e.After}) {
+			d := provisioning.Document{Kind: provisioning.KindComputer, Name: e.Name, Text: text}
+			if o, err := d.Decode(); err == nil {
+				out = append(out, provisioning.Scope{Site: o.Computer.Spec.Site})
+			}
+		}
+	}
+	return out
+}

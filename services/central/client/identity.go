@@ -1,0 +1,291 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"branchpoint/provisioning"
+)
+
+// Paths of accounts, rights and identity. PathLogin wants a password and no token.
+const (
+	PathLogin     = "/v1/login"
+	PathWhoAmI    = "/v1/whoami"
+	PathAccounts  = "/v1/accounts"
+	PathAPITokens = "/v1/api-tokens"
+	PathAudit     = "/v1/audit"
+	PathEpoch     = "/v1/epoch"
+	PathEpochNext = "/v1/epoch/next"
+
+	PathBranchEpochs = "/branch/v1/epochs"
+	PathBranchRuns   = "/branch/v1/runs"
+	PathBranchRenew  = "/branch/v1/renew"
+)
+
+// LoginRequest exchanges a password for an API token.
+type LoginRequest struct {
+	Account  string `json:"account"`
+	Password string `json:"password"`
+}
+
+// APIToken is a new API token; central keeps only its sum.
+type APIToken struct {
+	Token     string    `json:"token"`
+	ID        string    `json:"id"`
+	Account   string    `json:"account"`
+	Name      string    `json:"name"`
+	ExpiresAt time.Time `json:"expiresAt"`
+}
+
+// APITokenState is an API token as it is listed.
+type APITokenState struct {
+	ID        string    `json:"id"`
+	Account   string    `json:"account"`
+	Name      string    `json:"name"`
+	CreatedAt time.Time `json:"createdAt"`
+	ExpiresAt time.Time `json:"expiresAt"`
+	LastUsed  time.Time `json:"lastUsed,omitzero"`
+}
+
+// APITokenRequest asks for an API token.
+type APITokenRequest struct {
+	// Account is whose it is; empty is the caller's own.
+	Account string `json:"account,omitempty"`
+	Name    string `json:"name"`
+	// ValidSeconds is how long it is good for, 60 seconds to 400 days.
+	ValidSeconds int64 `json:"validSeconds"`
+}
+
+// AccountRequest makes an account, or changes one. What is nil stays as it is.
+type AccountRequest struct {
+	Name string `json:"name"`
+	// Password is the new one; empty takes the password away, so that nobody logs in with one.
+	Password *string `json:"password,omitempty"`
+	Disabled *bool   `json:"disabled,omitempty"`
+	// Present is the present password, which whoever changes their own must give.
+	Present string `json:"present,omitempty"`
+}
+
+// AccountState is an account as it is listed.
+type AccountState struct {
+	Name        string    `json:"name"`
+	HasPassword bool      `json:"hasPassword"`
+	Disabled    bool      `json:"disabled,omitempty"`
+	CreatedAt   time.Time `json:"createdAt,omitzero"`
+	LastLogin   time.Time `json:"lastLogin,omitzero"`
+	// Roles are the names of the roles that it has.
+	Roles []string `json:"roles,omitempty"`
+}
+
+// TokenState is an enrolment token as it is listed.
+type TokenState struct {
+	ID        string    `json:"id"`
+	Site      string    `json:"site"`
+	CreatedAt time.Time `json:"createdAt"`
+	ExpiresAt time.Time `json:"expiresAt"`
+	// State is unused, waiting (for approval), approved, used, expired or revoked.
+	State string `json:"state"`
+	// Approval says that a person must approve the appliance.
+	Approval bool `json:"approval,omitempty"`
+	// Fingerprint is that of the key that presented it, empty as long as nobody did.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	ApprovedBy  string `json:"approvedBy,omitempty"`
+}
+
+// The states of an enrolment token.
+const (
+	TokenUnused   = "unused"
+	TokenWaiting  = "waiting"
+	TokenApproved = "approved"
+	TokenUsed     = "used"
+	TokenExpired  = "expired"
+	TokenRevoked  = "revoked"
+)
+
+// SiteApproval approves the appliance of a site that waits with the key of that fingerprint.
+type SiteApproval struct {
+	Fingerprint string `json:"fingerprint"`
+}
+
+// SiteRevocation revokes a site's certificates.
+type SiteRevocation struct {
+	Why string `json:"why"`
+}
+
+// Revoked says how many certificates were revoked.
+type Revoked struct {
+	Certificates int `json:"certificates"`
+}
+
+// EpochState is where central stands with its root key.
+type EpochState struct {
+	// Epoch, SnapshotKey (ed25519) and CASHA256 are those in force.
+	Epoch       uint64              `json:"epoch"`
+	SnapshotKey []byte              `json:"snapshotKey"`
+	CASHA256    provisioning.SHA256 `json:"caSHA256"`
+	// Root is the root key's public half, empty as long as there is none.
+	Root []byte `json:"root,omitempty"`
+	// Ahead are the sites that have seen a newer snapshot than central has made: central was restored from a backup.
+	Ahead []string `json:"ahead,omitempty"`
+}
+
+// EpochRequest asks for the next epoch's statement, to be signed.
+type EpochRequest struct {
+	// RotateKey makes a new snapshot signing key for it.
+	RotateKey bool `json:"rotateKey,omitempty"`
+}
+
+// EpochSigned puts an epoch in force.
+type EpochSigned struct {
+	// Root is given once, with the first statement.
+	Root      []byte                   `json:"root,omitempty"`
+	Statement provisioning.SignedEpoch `json:"statement"`
+}
+
+// Login exchanges a password for an API token.
+func (a *Admin) Login(ctx context.Context, account, password string) (APIToken, error) {
+	var out APIToken
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathLogin, LoginRequest{account, password}, &out)
+	return out, err
+}
+
+// WhoAmI says whose token is used, and the roles of the account.
+func (a *Admin) WhoAmI(ctx context.Context) (AccountState, error) {
+	var out AccountState
+	_, err := call(ctx, a.http, http.MethodGet, a.base+PathWhoAmI, nil, &out)
+	return out, err
+}
+
+// Accounts lists the accounts.
+func (a *Admin) Accounts(ctx context.Context) ([]AccountState, error) {
+	var out []AccountState
+	_, err := call(ctx, a.http, http.MethodGet, a.base+PathAccounts, nil, &out)
+	return out, err
+}
+
+// CreateAccount makes an account. It fails with CodeConflict if there is one of that name.
+func (a *Admin) CreateAccount(ctx context.Context, r AccountRequest) error {
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathAccounts, r, nil)
+	return err
+}
+
+// ChangeAccount changes an account.
+func (a *Admin) ChangeAccount(ctx context.Context, r AccountRequest) error {
+	_, err := call(ctx, a.http, http.MethodPut, a.base+PathAccounts+"/"+url.PathEscape(r.Name), r, nil)
+	return err
+}
+
+// DeleteAccount deletes an account with its tokens.
+func (a *Admin) DeleteAccount(ctx context.Context, name string) error {
+	_, err := call(ctx, a.http, http.MethodDelete, a.base+PathAccounts+"/"+url.PathEscape(name), nil, nil)
+	return err
+}
+
+// APITokens lists the tokens of an account; empty is every account's that the caller may see.
+func (a *Admin) APITokens(ctx context.Context, account string) ([]APITokenState, error) {
+	var out []APITokenState
+	_, err := call(ctx, a.http, http.MethodGet, a.base+PathAPITokens+"?"+url.Values{"account": {account}}.Encode(), nil, &out)
+	return out, err
+}
+
+// CreateAPIToken makes an API token.
+func (a *Admin) CreateAPIToken(ctx context.Context, r APITokenRequest) (APIToken, error) {
+	var out APIToken
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathAPITokens, r, &out)
+	return out, err
+}
+
+// RevokeAPIToken revokes the API token of that id.
+func (a *Admin) RevokeAPIToken(ctx context.Context, id string) error {
+	_, err := call(ctx, a.http, http.MethodDelete, a.base+PathAPITokens+"/"+url.PathEscape(id), nil, nil)
+	return err
+}
+
+// Audit returns a page of the audit log, newest first.
+func (a *Admin) Audit(ctx context.Context, f provisioning.AuditFilter) (AuditPage, error) {
+	var out AuditPage
+	q := url.Values{
+		"before": {strconv.FormatUint(f.Before, 10)}, "account": {f.Account}, "kind": {f.Kind}, "name": {f.Name}, "site": {f.Site},
+		"limit": {strconv.Itoa(f.Limit)},
+	}
+	_, err := call(ctx, a.http, http.MethodGet, a.base+PathAudit+"?"+q.Encode(), nil, &out)
+	return out, err
+}
+
+// AuditPage is a page of the audit log, with the entries that the caller may see.
+type AuditPage struct {
+	Entries []provisioning.AuditEntry `json:"entries"`
+	// Before is the AuditFilter.Before of the next page, 0 where there is none.
+	Before uint64 `json:"before,omitempty"`
+}
+
+// Tokens lists the enrolment tokens, newest first.
+func (a *Admin) Tokens(ctx context.Context) ([]TokenState, error) {
+	var out []TokenState
+	_, err := call(ctx, a.http, http.MethodGet, a.base+PathTokens, nil, &out)
+	return out, err
+}
+
+// RevokeToken revokes the enrolment token of that id. What was enrolled with it stays enrolled.
+func (a *Admin) RevokeToken(ctx context.Context, id string) error {
+	_, err := call(ctx, a.http, http.MethodDelete, a.base+PathTokens+"/"+url.PathEscape(id), nil, nil)
+	return err
+}
+
+// ApproveSite approves the appliance that waits for it with the key of that fingerprint.
+func (a *Admin) ApproveSite(ctx context.Context, site, fingerprint string) error {
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathSites+"/"+url.PathEscape(site)+"/approve", SiteApproval{fingerprint}, nil)
+	return err
+}
+
+// RevokeSite revokes a site's certificates.
+func (a *Admin) RevokeSite(ctx context.Context, site, why string) (Revoked, error) {
+	var out Revoked
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathSites+"/"+url.PathEscape(site)+"/revoke", SiteRevocation{why}, &out)
+	return out, err
+}
+
+// Epoch says where central stands with its root key.
+func (a *Admin) Epoch(ctx context.Context) (EpochState, error) {
+	var out EpochState
+	_, err := call(ctx, a.http, http.MethodGet, a.base+PathEpoch, nil, &out)
+	return out, err
+}
+
+// NextEpoch asks for the next epoch's statement, to be signed with the root key.
+func (a *Admin) NextEpoch(ctx context.Context, r EpochRequest) (provisioning.EpochStatement, error) {
+	var out provisioning.EpochStatement
+	_, err := call(ctx, a.http, http.MethodPost, a.base+PathEpochNext, r, &out)
+	return out, err
+}
+
+// PutEpoch puts an epoch in force that the root key has signed.
+func (a *Admin) PutEpoch(ctx context.Context, r EpochSigned) (EpochState, error) {
+	var out EpochState
+	_, err := call(ctx, a.http, http.MethodPut, a.base+PathEpoch, r, &out)
+	return out, err
+}
+
+// Epochs asks for the root key and everything that it has signed.
+func (b *Branch) Epochs(ctx context.Context) (provisioning.Epochs, error) {
+	var out provisioning.Epochs
+	_, err := call(ctx, b.http, http.MethodGet, b.base+PathBranchEpochs, nil, &out)
+	return out, err
+}
+
+// Runs asks for the site's runs, as far as central knows of them.
+func (b *Branch) Runs(ctx context.Context) ([]provisioning.Run, error) {
+	var out []provisioning.Run
+	_, err := call(ctx, b.http, http.MethodGet, b.base+PathBranchRuns, nil, &out)
+	return out, err
+}
+
+// Renew asks for a new certificate of the site's key, with a certificate request (PEM) by it.
+func (b *Branch) Renew(ctx context.Context, csr []byte) (Enrolment, error) {
+	var out Enrolment
+	_, err := call(ctx, b.http, http.MethodPost, b.base+PathBranchRenew, EnrolRequest{CSR: string(csr)}, &out)
+	return out, err
+}
