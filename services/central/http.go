@@ -113,7 +113,7 @@ func (c *Central) handleSnapshot(w http.ResponseWriter, r *http.Request, site st
 	timer := time.NewTimer(min(wait, client.MaxWait))
 	defer timer.Stop()
 	for {
-		changed := c.changes() // before looking: what changes afterwards is seen
+		changed := c.changes()       // before looking: what changes afterwards is seen
 		_, err := c.recogniseSite(r) // again: a site that is revoked while it waits gets nothing more
 		var s *provisioning.SignedSnapshot
 		if err == nil {
