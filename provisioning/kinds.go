@@ -88,6 +88,9 @@ func (o *Object) Validate() Problems {
 	if o.spec() == nil {
 		return Problems{o.Problem("$.kind", "kind %q is unknown, or there is no document of it; kinds are %s", clip(string(o.Kind)), kindList())}
 	}
+	if o.field().Elem().FieldByName("Name").String() != o.Name {
+		return Problems{o.Problem("$.metadata.name", "the object is %s, its document is another one", o.Name)}
+	}
 	c := checker{source: o.source}
 	o.check(&c)
 	return c.problems
