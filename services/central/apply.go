@@ -83,30 +83,17 @@ func deletable(catalog provisioning.Catalog, keys []provisioning.Key) error {
 			return provisioning.Errorf(provisioning.CodeNotFound, fmt.Sprintf("See what there is: branchpoint get %s", k.Kind), "there is no %s %q", k.Kind, k.Name)
 		}
 	}
-	var users []provisioning.Key
-	used := map[provisioning.Key]bool{}
-	for k, o := range catalog {
-		if slices.Contains(keys, k) {
-			continue
-		}
-		for _, r := range references(o) {
-			if slices.Contains(keys, r) {
-				users, used[r] = append(users, k), true
-			}
-		}
-	}
+	users := catalog.Dependants(keys...)
 	if len(users) == 0 {
 		return nil
 	}
-	sortKeys(users)
-	users = slices.Compact(users)
 	names := make([]string, len(users))
 	for i, u := range users {
 		names[i] = fmt.Sprintf("%s %s", u.Kind, u.Name)
 	}
 	var targets []string
 	for _, k := range keys {
-		if used[k] {
+		if slices.ContainsFunc(users, func(u provisioning.Key) bool { o := catalog[u]; return slices.Contains(o.References(), k) }) {
 			targets = append(targets, fmt.Sprintf("%s %s", k.Kind, k.Name))
 		}
 	}

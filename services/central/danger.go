@@ -16,6 +16,15 @@ func confirmed(d *client.Danger, confirm string) error {
 	if d == nil || d.Confirm == confirm {
 		return nil
 	}
+	message := d.Text
+	if confirm != "" {
+		message += fmt.Sprintf(" (%.64q does not confirm that)", confirm)
+	}
+	return provisioning.Errorf(provisioning.CodeConflict, "Nothing was changed. If this is what you want, do it with --confirm "+d.Confirm+".", "%s", message)
+}
+
+// tell says what a danger is, for people.
+func tell(d *client.Danger) string {
 	var what []string
 	if d.Count > 0 {
 		names := strings.Join(d.Computers, ", ")
@@ -27,14 +36,11 @@ func confirmed(d *client.Danger, confirm string) error {
 	if len(d.UnknownSites) > 0 {
 		what = append(what, "every unknown machine at "+listed(d.UnknownSites))
 	}
-	message := "this would let disks be erased without anybody at the computer, of " + strings.Join(what, "; and of ")
+	text := "this would let disks be erased without anybody at the computer, of " + strings.Join(what, "; and of ")
 	if len(d.Always) > 0 {
-		message += "; at each boot by " + listed(d.Always)
+		text += "; at each boot by " + listed(d.Always)
 	}
-	if confirm != "" {
-		message += fmt.Sprintf(" (%.64q does not confirm that)", confirm)
-	}
-	return provisioning.Errorf(provisioning.CodeConflict, "Nothing was changed. If this is what you want, do it with --confirm "+d.Confirm+".", "%s", message)
+	return text
 }
 
 func counted(n int) string {
@@ -59,6 +65,7 @@ func newDanger(count int, names, unknownSites, always []string, limit int) *clie
 	default:
 		d.Confirm = fmt.Sprintf("%d+unknown", count)
 	}
+	d.Text = tell(d)
 	return d
 }
 
@@ -111,7 +118,7 @@ func (p *plan) forgotten(after *world) []string {
 	}
 	known := map[string]bool{}
 	for _, o := range after.catalog {
-		for _, id := range identities(o.Computer) {
+		for _, id := range addresses(o.Computer) {
 			known[id] = true
 		}
 	}
@@ -121,7 +128,7 @@ func (p *plan) forgotten(after *world) []string {
 			continue
 		}
 		c := t.before.Computer
-		if (sites[c.Spec.Site] || c.Spec.Site == "") && !slices.ContainsFunc(identities(c), func(id string) bool { return known[id] }) &&
+		if (sites[c.Spec.Site] || c.Spec.Site == "") && !slices.ContainsFunc(addresses(c), func(id string) bool { return known[id] }) &&
 			(len(c.Spec.MACAddresses) == 0 || slices.ContainsFunc(c.Spec.MACAddresses, func(m provisioning.MAC) bool { return after.answers(c, m) })) {
 			out = append(out, c.Name)
 		}
@@ -129,8 +136,8 @@ func (p *plan) forgotten(after *world) []string {
 	return out
 }
 
-// identities are what a computer can be known by; c may be nil.
-func identities(c *provisioning.Computer) []string {
+// addresses are what a computer can be known by; c may be nil.
+func addresses(c *provisioning.Computer) []string {
 	if c == nil {
 		return nil
 	}

@@ -3,7 +3,6 @@ package central
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"branchpoint/provisioning"
 	"branchpoint/services/central/client"
@@ -75,9 +74,11 @@ func decide(decoded *decodedDocuments, stored []provisioning.Document, e edit, p
 			keys = append(keys, k)
 		}
 	}
-	sortKeys(keys)
+	provisioning.SortKeys(keys)
 	keys = slices.Compact(keys)
-	if ps := p.after.Check(p.affected(keys), packages); len(ps) > 0 {
+	check := append(slices.Clone(keys), p.after.Dependants(keys...)...)
+	provisioning.SortKeys(check)
+	if ps := p.after.Check(check, packages); len(ps) > 0 {
 		return nil, ps
 	}
 	for _, k := range keys {
@@ -100,22 +101,6 @@ func decide(decoded *decodedDocuments, stored []provisioning.Document, e edit, p
 		p.touched = append(p.touched, t)
 	}
 	return p, p.verify(decoded, e)
-}
-
-// affected are the keys that are to be checked: those that an edit names, and those of documents that refer to one.
-func (p *plan) affected(named []provisioning.Key) []provisioning.Key {
-	set := make(map[provisioning.Key]bool, len(named))
-	for _, k := range named {
-		set[k] = true
-	}
-	check := slices.Clone(named)
-	for k, o := range p.after {
-		if !set[k] && slices.ContainsFunc(references(o), func(r provisioning.Key) bool { return set[r] }) {
-			check = append(check, k)
-		}
-	}
-	sortKeys(check)
-	return check
 }
 
 // verify decodes again what would be stored: found now a fault costs one command, found at the next start it would cost
@@ -145,53 +130,4 @@ func (p *plan) documents() []provisioning.Document {
 		}
 	}
 	return out
-}
-
-// references are the documents that o names. Built-in collections are none.
-func references(o provisioning.Object) []provisioning.Key {
-	var out []provisioning.Key
-	add := func(kind provisioning.Kind, names ...string) {
-		for _, n := range names {
-			if n != "" && (kind != provisioning.KindCollection || n != provisioning.AllSystems && n != provisioning.AllUnknownComputers) {
-				out = append(out, provisioning.Key{Kind: kind, Name: n})
-			}
-		}
-	}
-	switch {
-	case o.Computer != nil:
-		add(provisioning.KindSite, o.Computer.Spec.Site)
-	case o.Collection != nil:
-		add(provisioning.KindComputer, o.Collection.Spec.Computers...)
-	case o.TaskSequence != nil:
-		add(provisioning.KindBootImage, o.TaskSequence.Spec.BootImage)
-		for _, s := range o.TaskSequence.Spec.Steps {
-			if s.ApplyOperatingSystemImage != nil {
-				add(provisioning.KindOperatingSystemImage, s.ApplyOperatingSystemImage.Image)
-			}
-		}
-	case o.Advertisement != nil:
-		add(provisioning.KindTaskSequence, o.Advertisement.Spec.TaskSequence)
-		add(provisioning.KindCollection, o.Advertisement.Spec.Collection)
-		add(provisioning.KindComputer, o.Advertisement.Spec.Computers...)
-	case o.ComputerAssociation != nil:
-		add(provisioning.KindComputer, o.ComputerAssociation.Spec.Source, o.ComputerAssociation.Spec.Destination)
-	case o.Role != nil:
-		add(provisioning.KindSite, o.Role.Spec.Sites...)
-		add(provisioning.KindCollection, o.Role.Spec.Collections...)
-	}
-	return out
-}
-
-// sortKeys sorts by kind, in the order in which kinds may refer to one another, then by name.
-func sortKeys(keys []provisioning.Key) {
-	order := make(map[provisioning.Kind]int, len(provisioning.Kinds))
-	for i, k := range provisioning.Kinds {
-		order[k] = i
-	}
-	slices.SortFunc(keys, func(a, b provisioning.Key) int {
-		if d := order[a.Kind] - order[b.Kind]; d != 0 {
-			return d
-		}
-		return strings.Compare(a.Name, b.Name)
-	})
 }

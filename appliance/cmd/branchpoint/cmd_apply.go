@@ -17,91 +17,96 @@ import (
 )
 
 func (a *app) applyCommand() *cobra.Command {
+	var in client.ApplyRequest
 	var paths []string
 	cmd := &cobra.Command{
-		Use:     "apply -f DIR|FILE|- [-f …]",
-		Short:   "Put configuration in force at central: all of it, or nothing if something in it is wrong",
-		Example: "  branchpoint apply -f site/\n  cat all.yaml | branchpoint apply -f -",
+		Use:   "apply -f DIR|FILE|- [-f …] [--prune] [--dry-run] [--confirm N]",
+		Short: "Put configuration in force at central: all of it, or nothing if something in it is wrong",
+		Example: "  branchpoint apply -f site/\n  cat all.yaml | branchpoint apply -f -\n" +
+			"  branchpoint apply -f everything/ --prune --dry-run",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := a.apply(cmd, paths, in)
+			if err != nil {
+				return err
+			}
+			return a.showChange(r)
+		},
+	}
+	fileFlags(cmd, &paths, &in.Prune)
+	cautionFlags(cmd, &in.Caution)
+	return cmd
+}
+
+func (a *app) diffCommand() *cobra.Command {
+	in := client.ApplyRequest{Caution: client.Caution{DryRun: true, Diff: true}}
+	var paths []string
+	cmd := &cobra.Command{
+		Use:     "diff -f DIR|FILE|- [-f …] [--prune]",
+		Short:   "Show what apply would change, as a difference of texts; nothing is stored",
+		Example: "  branchpoint diff -f site/",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(paths) == 0 {
-				return usagef("apply: say what with -f DIR, -f FILE or -f -")
-			}
-			files, err := readFiles(paths, a.stdin)
-			if err != nil {
-				return err
-			}
-			c, err := a.admin()
-			if err != nil {
-				return err
-			}
-			r, err := c.Apply(cmd.Context(), client.ApplyRequest{Files: files})
+			r, err := a.apply(cmd, paths, in)
 			if err != nil {
 				return err
 			}
 			for _, d := range r.Documents {
-				fmt.Fprintf(a.stdout, "%-9s  %s %s\n", d.Effect, d.Kind, d.Name)
+				fmt.Fprint(a.stdout, d.Diff)
 			}
+			a.warn(r)
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVarP(&paths, "filename", "f", nil, "`FILE`, folder of .yaml and .yml files (with those below it), or - for standard input")
+	fileFlags(cmd, &paths, &in.Prune)
 	return cmd
 }
 
-func (a *app) getCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "get [KIND [NAME]]",
-		Short:   "Show configuration that is in force: what there is, or with KIND and NAME the document itself",
-		Example: "  branchpoint get computers\n  branchpoint get Site LON",
-		Args:    cobra.MaximumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var kind provisioning.Kind
-			var name string
-			if len(args) > 0 {
-				var err error
-				if kind, err = parseKind(args[0]); err != nil {
-					return err
-				}
-			}
-			if len(args) > 1 {
-				name = args[1]
-			}
-			c, err := a.admin()
-			if err != nil {
-				return err
-			}
-			docs, err := c.Documents(cmd.Context(), kind, name)
-			if err != nil {
-				return err
-			}
-			if name == "" {
-				for _, d := range docs {
-					fmt.Fprintf(a.stdout, "%s %s\n", d.Kind, d.Name)
-				}
-				return nil
-			}
-			if len(docs) == 0 {
-				return provisioning.Errorf(provisioning.CodeNotFound, fmt.Sprintf("See what there is: branchpoint get %s", kind), "there is no %s %q", kind, name)
-			}
-			fmt.Fprint(a.stdout, docs[0].Text)
-			return nil
-		},
+func (a *app) apply(cmd *cobra.Command, paths []string, in client.ApplyRequest) (client.ChangeResult, error) {
+	if len(paths) == 0 {
+		return client.ChangeResult{}, usagef("%s: say what with -f DIR, -f FILE or -f -", cmd.Name())
 	}
+	var err error
+	if in.Files, err = readFiles(paths, a.stdin); err != nil {
+		return client.ChangeResult{}, err
+	}
+	c, err := a.admin()
+	if err != nil {
+		return client.ChangeResult{}, err
+	}
+	return c.Apply(cmd.Context(), in)
 }
 
-// parseKind reads a kind as people write it: any case, and the plural.
-func parseKind(s string) (provisioning.Kind, error) {
-	for _, k := range provisioning.Kinds {
-		if strings.EqualFold(s, string(k)) || strings.EqualFold(s, string(k)+"s") {
-			return k, nil
-		}
+func fileFlags(cmd *cobra.Command, paths *[]string, prune *bool) {
+	cmd.Flags().StringArrayVarP(paths, "filename", "f", nil, "`FILE`, folder of .yaml and .yml files (with those below it), or - for standard input")
+	cmd.Flags().BoolVar(prune, "prune", false, "delete every document that is not in what is given")
+}
+
+func cautionFlags(cmd *cobra.Command, c *client.Caution) {
+	cmd.Flags().BoolVar(&c.DryRun, "dry-run", false, "only show what it would do")
+	confirmFlag(cmd, &c.Confirm)
+}
+
+func confirmFlag(cmd *cobra.Command, confirm *string) {
+	cmd.Flags().StringVar(confirm, "confirm", "", "the `NUMBER` of computers whose disks may be erased because of this, as the refusal names it")
+}
+
+// showChange lists what a change did to which document.
+func (a *app) showChange(r client.ChangeResult) error {
+	for _, d := range r.Documents {
+		fmt.Fprintf(a.stdout, "%-9s  %s %s\n", d.Effect, d.Kind, d.Name)
 	}
-	names := make([]string, len(provisioning.Kinds))
-	for i, k := range provisioning.Kinds {
-		names[i] = string(k)
+	if r.Change == 0 {
+		a.warn(r)
 	}
-	return "", usagef("kind %q is unknown; write one of %s", s, strings.Join(names, ", "))
+	return nil
+}
+
+// warn says what a dry run would be refused for.
+func (a *app) warn(r client.ChangeResult) {
+	if r.Danger != nil {
+		fmt.Fprintf(a.stderr, "branchpoint: %s\n→ It is refused without --confirm %s.\n", clean(r.Danger.Text), r.Danger.Confirm)
+	}
 }
 
 // maxFiles bounds how many files one apply reads.

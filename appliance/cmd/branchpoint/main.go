@@ -79,14 +79,20 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
-// commands are the commands of the program, in the order of their files.
+// commands are the commands of the program.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.applianceCommand(),
 		a.applyCommand(),
 		a.getCommand(),
+		a.historyCommand(),
+		a.pxeCommand(),
+		a.rollbackCommand(),
+		a.settingsCommand(),
 		a.centralCommand(),
 		a.contentCommand(),
+		a.deleteCommand(),
+		a.diffCommand(),
 		a.statusCommand(),
 		a.sitesCommand(),
 		a.tokenCommand(),

@@ -82,6 +82,8 @@ type Danger struct {
 	UnknownSites []string `json:"unknownSites,omitempty"`
 	// Always are the advertisements that it would make run again at each boot, sorted.
 	Always []string `json:"always,omitempty"`
+	// Text says all of it, for people.
+	Text string `json:"text"`
 	// Confirm is what confirms exactly this: "12", "unknown" or "12+unknown".
 	Confirm string `json:"confirm"`
 }
