@@ -3,6 +3,7 @@ module branchpoint
 go 1.26.0
 
 require (
+	filippo.io/age v1.3.2
 	github.com/folbricht/desync v1.0.0
 	github.com/goccy/go-yaml v1.19.2
 	github.com/google/cel-go v0.26.1
@@ -35,6 +36,7 @@ require (
 	cloud.google.com/go/compute/metadata v0.3.0 // indirect
 	cloud.google.com/go/iam v1.1.5 // indirect
 	cloud.google.com/go/storage v1.36.0 // indirect
+	filippo.io/hpke v0.4.0 // indirect
 	github.com/DataDog/zstd v1.5.2 // indirect
 	github.com/antlr4-go/antlr/v4 v4.13.0 // indirect
 	github.com/atotto/clipboard v0.1.4 // indirect

@@ -35,6 +35,9 @@ func (c *Central) recogniseSite(r *http.Request) (string, error) {
 	if !slices.Contains(cert.Subject.OrganizationalUnit, siteUnit) || provisioning.CheckName(cert.Subject.CommonName) != nil {
 		return "", provisioning.Errorf(provisioning.CodeForbidden, "", "the certificate is not a site's")
 	}
+	if now := c.cfg.Now(); now.After(cert.NotAfter) { // the connection may be older than that
+		return "", provisioning.Errorf(provisioning.CodeUnauthorized, nextToken, "the certificate of site %s expired at %s", cert.Subject.CommonName, cert.NotAfter.UTC().Format(time.RFC3339))
+	}
 	known, err := c.siteCertificate(r.Context(), cert)
 	if err != nil {
 		return "", err

@@ -25,8 +25,20 @@ type AdminFile struct {
 	Token string `json:"token"`
 }
 
-// ReadAdminFile reads the file that central writes to its data folder.
+// ReadAdminFile reads the file that central writes to its data folder, or that a login has written.
 func ReadAdminFile(path string) (AdminFile, error) {
+	f, err := ReadConnection(path)
+	if err == nil && f.Token == "" {
+		err = provisioning.Errorf(provisioning.CodeInvalid, "Log in: branchpoint login NAME", "the administrator's file %s holds no token", path)
+	}
+	if err != nil {
+		return AdminFile{}, err
+	}
+	return f, nil
+}
+
+// ReadConnection reads an administrator's file that may lack the token: what one needs to log in.
+func ReadConnection(path string) (AdminFile, error) {
 	const next = "Central writes it to its data folder as admin.json: name it with --admin FILE or BRANCHPOINT_ADMIN."
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -39,7 +51,7 @@ func ReadAdminFile(path string) (AdminFile, error) {
 	if err := json.Unmarshal(b, &f); err != nil {
 		return AdminFile{}, provisioning.Errorf(provisioning.CodeInvalid, next, "read the administrator's file %s: %w", path, err)
 	}
-	if f.Address == "" || f.CA == "" || f.Token == "" {
+	if f.Address == "" || f.CA == "" {
 		return AdminFile{}, provisioning.Errorf(provisioning.CodeInvalid, next, "the administrator's file %s is incomplete", path)
 	}
 	return f, nil

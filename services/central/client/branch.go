@@ -73,7 +73,7 @@ func (b *Branch) Snapshot(ctx context.Context, epoch, number uint64, wait time.D
 		q.Set("root", "pinned")
 	}
 	var s provisioning.SignedSnapshot
-	content, err := call(ctx, b.http, http.MethodGet, b.base+PathBranchSnapshot+"?"+q.Encode(), nil, &s)
+	content, err := b.call(ctx, http.MethodGet, PathBranchSnapshot+"?"+q.Encode(), nil, &s)
 	if err != nil {
 		return nil, fmt.Errorf("ask central for the site's snapshot: %w", err)
 	}
@@ -87,12 +87,22 @@ func (b *Branch) Snapshot(ctx context.Context, epoch, number uint64, wait time.D
 func (b *Branch) Report(ctx context.Context, messages []provisioning.StatusMessage) error {
 	for len(messages) > 0 {
 		n := min(len(messages), MaxStatusBatch)
-		if _, err := call(ctx, b.http, http.MethodPost, b.base+PathBranchStatus, StatusBatch{Messages: messages[:n]}, nil); err != nil {
+		if _, err := b.call(ctx, http.MethodPost, PathBranchStatus, StatusBatch{Messages: messages[:n]}, nil); err != nil {
 			return fmt.Errorf("report status to central: %w", err)
 		}
 		messages = messages[n:]
 	}
 	return nil
+}
+
+// call asks with the site's certificate. A connection on which that was refused is not used again: the next one shows the
+// certificate that the branch has by then.
+func (b *Branch) call(ctx context.Context, method, path string, in, out any) (bool, error) {
+	content, err := call(ctx, b.http, method, b.base+path, in, out)
+	if provisioning.CodeOf(err) == provisioning.CodeUnauthorized {
+		b.http.CloseIdleConnections()
+	}
+	return content, err
 }
 
 // HTTP is the client with the site's certificate, and URL central's base URL: content is read with them.

@@ -272,20 +272,20 @@ func (a *Admin) PutEpoch(ctx context.Context, r EpochSigned) (EpochState, error)
 // Epochs asks for the root key and everything that it has signed.
 func (b *Branch) Epochs(ctx context.Context) (provisioning.Epochs, error) {
 	var out provisioning.Epochs
-	_, err := call(ctx, b.http, http.MethodGet, b.base+PathBranchEpochs, nil, &out)
+	_, err := b.call(ctx, http.MethodGet, PathBranchEpochs, nil, &out)
 	return out, err
 }
 
 // Runs asks for the site's runs, as far as central knows of them.
 func (b *Branch) Runs(ctx context.Context) ([]provisioning.Run, error) {
 	var out []provisioning.Run
-	_, err := call(ctx, b.http, http.MethodGet, b.base+PathBranchRuns, nil, &out)
+	_, err := b.call(ctx, http.MethodGet, PathBranchRuns, nil, &out)
 	return out, err
 }
 
 // Renew asks for a new certificate of the site's key, with a certificate request (PEM) by it.
 func (b *Branch) Renew(ctx context.Context, csr []byte) (Enrolment, error) {
 	var out Enrolment
-	_, err := call(ctx, b.http, http.MethodPost, b.base+PathBranchRenew, EnrolRequest{CSR: string(csr)}, &out)
+	_, err := b.call(ctx, http.MethodPost, PathBranchRenew, EnrolRequest{CSR: string(csr)}, &out)
 	return out, err
 }
