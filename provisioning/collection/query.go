@@ -25,6 +25,8 @@ const (
 	// maxCost bounds what a query may cost, in CEL's units of about one simple operation: before it is used by an estimate
 	// for the largest computer that there can be, and again while it is evaluated. It is well below a millisecond.
 	maxCost = 20_000
+	// mostCost ends an evaluation. Estimates are not exact, so that what they allow must come to its end, too.
+	mostCost = 2 * maxCost
 	// maxPattern bounds a pattern of matches(), in instructions of the automaton it is made into.
 	maxPattern = 500
 	// maxNesting bounds how deep a query's parentheses go.
@@ -55,7 +57,9 @@ func (e QueryErrors) Error() string {
 
 // Query is a compiled query. It is safe for concurrent use.
 type Query struct {
-	program cel.Program
+	estimate uint64 // what it costs at most for a Subject that is not larger than estimates assume
+	// program is for these; measured ends an evaluation that costs too much, for all others.
+	program, measured cel.Program
 }
 
 // allowed are the functions that a query may call. None makes anything large of something small, or asks for the time or
@@ -138,11 +142,14 @@ func Compile(query string) (q *Query, err error) {
 		return nil, whole("the query could take too long for each machine that asks: its cost is up to %d, allowed are %d; "+
 			"use fewer of all(), exists() and matches(), and none within another", estimate.Max, maxCost)
 	}
-	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(costs), cel.CostLimit(maxCost))
-	if err != nil {
+	q = &Query{estimate: estimate.Max}
+	if q.program, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize)); err != nil {
 		return nil, whole("%v", err)
 	}
-	return &Query{program}, nil
+	if q.measured, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(costs), cel.CostLimit(mostCost)); err != nil {
+		return nil, whole("%v", err)
+	}
+	return q, nil
 }
 
 func whole(format string, args ...any) QueryErrors {
@@ -174,25 +181,34 @@ func clip(s string) string {
 
 // Fits reports whether the query is true for a computer. An error is no answer: the computer then is no member.
 func (q *Query) Fits(s *Subject) (bool, error) {
-	fits, _, err := q.eval(s)
-	return fits, err
+	if !s.bounded {
+		fits, _, err := q.measure(s)
+		return fits, err
+	}
+	out, _, err := q.program.Eval(s)
+	return answer(out, err)
 }
 
-// eval returns what the evaluation cost, too.
-func (q *Query) eval(s *Subject) (bool, uint64, error) {
-	out, details, err := q.program.Eval(s)
+// measure returns what the evaluation cost, too, and ends it where that is more than mostCost.
+func (q *Query) measure(s *Subject) (bool, uint64, error) {
+	out, details, err := q.measured.Eval(s)
 	var cost uint64
 	if c := details.ActualCost(); c != nil {
 		cost = *c
 	}
+	fits, err := answer(out, err)
+	return fits, cost, err
+}
+
+func answer(out ref.Val, err error) (bool, error) {
 	if err != nil {
-		return false, cost, err
+		return false, err
 	}
 	fits, ok := out.Value().(bool)
 	if !ok {
-		return false, cost, errors.New("it is neither true nor false")
+		return false, errors.New("it is neither true nor false")
 	}
-	return fits, cost, nil
+	return fits, nil
 }
 
 // estimator says what CEL cannot know of what a query costs (checker.CostEstimator, interpreter.ActualCostEstimator).
@@ -251,6 +267,13 @@ func (c *estimator) pattern(e ast.Expr) string {
 	return ""
 }
 
+// The sizes that estimates assume, in characters and in entries. A Subject that is larger is measured.
+const (
+	maxName, maxMACs, maxMAC, maxGUID  = 63, 64, 17, 36
+	maxVariables, maxVariable, maxLong = 128, 256, 1024
+	maxDeployments, maxField           = 128, provisioning.MaxInventoryField
+)
+
 // EstimateSize bounds what a query sees: the largest computer that there can be.
 func (c *estimator) EstimateSize(element checker.AstNode) *checker.SizeEstimate {
 	var most uint64
@@ -258,23 +281,23 @@ func (c *estimator) EstimateSize(element checker.AstNode) *checker.SizeEstimate 
 	case "":
 		return nil
 	case "computer.name", "computer.site":
-		most = 63
+		most = maxName
 	case "computer.macAddresses":
-		most = 64
+		most = maxMACs
 	case "computer.macAddresses.@items":
-		most = 17
+		most = maxMAC
 	case "computer.smbiosGUID":
-		most = 36
+		most = maxGUID
 	case "computer.variables":
-		most = 128
+		most = maxVariables
 	case "computer.variables.@keys":
-		most = 256
+		most = maxVariable
 	case "computer.description", "computer.variables.@values":
-		most = 1024
+		most = maxLong
 	case "deployments":
-		most = 128
+		most = maxDeployments
 	default: // a deployment's or the inventory's
-		most = provisioning.MaxInventoryField
+		most = maxField
 	}
 	return &checker.SizeEstimate{Max: most}
 }

@@ -20,6 +20,7 @@ type Subject struct {
 	inventory   *provisioning.Inventory // nil where nothing is known
 	macs        []string
 	deployments []ref.Val
+	bounded     bool // it is not larger than estimates assume
 }
 
 // NewSubject gathers what a query sees. inventory is nil where nothing is known of the computer's hardware. What is given
@@ -32,7 +33,33 @@ func NewSubject(computer *provisioning.Computer, inventory *provisioning.Invento
 	for i := range deployments {
 		s.deployments = append(s.deployments, &object{typeDeployment, &deployments[i]})
 	}
+	s.bounded = bounded(computer, inventory, deployments)
 	return s
+}
+
+// bounded reports whether a computer is not larger than estimates assume.
+func bounded(c *provisioning.Computer, i *provisioning.Inventory, deployments []Deployment) bool {
+	spec := &c.Spec
+	if len(c.Name) > maxName || len(spec.Site) > maxName || len(spec.SMBIOSGUID) > maxGUID || len(spec.Description) > maxLong ||
+		len(spec.MACAddresses) > maxMACs || len(spec.Variables) > maxVariables || len(deployments) > maxDeployments {
+		return false
+	}
+	for _, m := range spec.MACAddresses {
+		if len(m) > maxMAC {
+			return false
+		}
+	}
+	for k, v := range spec.Variables {
+		if len(k) > maxVariable || len(v) > maxLong {
+			return false
+		}
+	}
+	for _, d := range deployments {
+		if len(d.Advertisement) > maxField || len(d.TaskSequence) > maxField || len(d.State) > maxField {
+			return false
+		}
+	}
+	return i == nil || max(len(i.Manufacturer), len(i.Product), len(i.Serial), len(i.AssetTag), len(i.Firmware)) <= maxField
 }
 
 // ResolveName gives a query its variables (cel.Activation).

@@ -1,11 +1,12 @@
-// Package policy decides what a machine that boots from the network gets. Decide is one pure function of the site's
-// snapshot, the machine, what was run on it before, and the time: the appliance answers by it, central explains by it,
-// and tests call it. Every rule that was looked at is in the answer, in order, with its outcome.
+// Package policy decides what a machine that boots from the network gets. A Policy is made of a site's snapshot, and its
+// Decide is one pure function of the machine, what was run at the site before, and the time: the appliance answers by it,
+// central explains by it, and tests call it. Every rule that was looked at is in the answer, in order, with its outcome.
+//
+// A mistake here erases somebody's disk. So every doubt is silence with a reason: a query that fails, a name that is
+// missing, a value that this version does not know, a record that contradicts another.
 package policy
 
 import (
-	"fmt"
-	"slices"
 	"time"
 
 	"branchpoint/provisioning"
@@ -20,6 +21,57 @@ const (
 	Silent Action = "silent"
 	// Boot: offer the boot image and run the sequence without prompting.
 	Boot Action = "boot"
+	// Offer: offer the boot image; the person at the machine presses a key and chooses, else it goes to its next boot
+	// device.
+	Offer Action = "offer"
+)
+
+// The rules, in the order in which they are looked at. Those from RuleAvailability to RuleOnce are looked at for each
+// advertisement.
+const (
+	// RuleConfiguration: without a snapshot nothing is answered.
+	RuleConfiguration = "configuration"
+	// RuleRole: nor where the PXE service point is off.
+	RuleRole = "role"
+	// RuleIgnored: nor to addresses of the site's ignore list.
+	RuleIgnored = "ignore list"
+	// RuleArchitecture: nor to firmware that there are no boot images for.
+	RuleArchitecture = "architecture"
+	// RuleIdentity says which computer a machine is. Where that is in doubt, nothing is answered.
+	RuleIdentity = "identity"
+	// RuleSite: a computer of another site gets nothing here.
+	RuleSite = "site"
+	// RuleInfrastructure: an appliance, central or a host that makes media gets nothing, whatever a collection says.
+	RuleInfrastructure = "infrastructure"
+	// RuleUnknown says whether machines that no record names are served.
+	RuleUnknown = "unknown computers"
+	// RuleHistory: without the history of what has run nothing that is required begins.
+	RuleHistory = "history"
+	// RuleResume: a run that was interrupted after it began to erase goes on.
+	RuleResume = "resume"
+	// RuleAvailability: an advertisement must be available to PXE.
+	RuleAvailability = "availability"
+	// RuleTarget: it must be for the computer.
+	RuleTarget = "target"
+	// RuleTime: it must be in force.
+	RuleTime = "time"
+	// RuleSequence: its task sequence must be there.
+	RuleSequence = "task sequence"
+	// RuleBootImage: its boot image must be there, and for the machine's architecture.
+	RuleBootImage = "boot image"
+	// RuleOnce: a required one runs once, or as its rerun behaviour says.
+	RuleOnce = "once"
+	// RuleNothing: no advertisement is left.
+	RuleNothing = "nothing to do"
+	// RuleChoice says which of several advertisements comes first.
+	RuleChoice = "choice"
+	// RuleWipeCap bounds how many deployments that erase disks begin in an hour.
+	RuleWipeCap = "wipe cap"
+	// RulePassword says whether a password is asked for.
+	RulePassword = "password"
+	// RuleRequired and RuleAvailable: what is answered.
+	RuleRequired  = "required"
+	RuleAvailable = "available"
 )
 
 // Reason is one rule with its outcome.
@@ -30,15 +82,39 @@ type Reason struct {
 	Text string `json:"text"`
 }
 
+// Choice is one of the advertisements that the person at a machine may choose.
+type Choice struct {
+	Advertisement string `json:"advertisement"`
+	TaskSequence  string `json:"taskSequence"`
+}
+
 // Decision is what a machine gets, and why.
 type Decision struct {
 	Action Action `json:"action"`
-	// Computer, Advertisement and TaskSequence name what was found; empty where the rules did not get that far.
+	// Computer, Advertisement and TaskSequence name what was found; empty where the rules did not get that far. Of an Offer
+	// they name the first of Choices.
 	Computer      string `json:"computer,omitempty"`
 	Advertisement string `json:"advertisement,omitempty"`
 	TaskSequence  string `json:"taskSequence,omitempty"`
 	// Resume is the run to go on with; empty for a new run.
 	Resume string `json:"resume,omitempty"`
+	// Choices are the available advertisements of an Offer, in order.
+	Choices []Choice `json:"choices,omitempty"`
+	// Unknown says that no record names the machine. Computer then is the name it would be deployed under, as far as it can
+	// be told without the machine's inventory: see UnknownName.
+	Unknown bool `json:"unknown,omitempty"`
+	// Password says that the site's password is asked for before anything happens. A run that is gone on with asks for
+	// none: it was asked for when the run began.
+	Password bool `json:"password,omitempty"`
+	// Destructive says that the sequence erases disks; of an Offer, that one of Choices does.
+	Destructive bool `json:"destructive,omitempty"`
+	// Variables are what the sequence is to be run with: the computer's over its collections' over the sequence's own.
+	Variables map[string]string `json:"variables,omitempty"`
+	// Approved says that what it erases is beyond the wipe cap and begins by an approval: one of those of History.Approved is
+	// used up by it.
+	Approved bool `json:"approved,omitempty"`
+	// Conflict is the conflicting record that keeps the machine from being answered.
+	Conflict *provisioning.Conflict `json:"conflict,omitempty"`
 	// Reasons are the rules in the order in which they were looked at; the last one decided.
 	Reasons []Reason `json:"reasons"`
 }
@@ -59,140 +135,51 @@ func (d *Decision) Rule() string {
 	return d.Reasons[len(d.Reasons)-1].Rule
 }
 
-func (d *Decision) because(rule, format string, args ...any) {
-	d.Reasons = append(d.Reasons, Reason{rule, fmt.Sprintf(format, args...)})
+func (d *Decision) because(rule, text string) {
+	d.Reasons = append(d.Reasons, Reason{rule, text})
 }
 
-// Decide applies the rules. snapshot may be nil: the site has no configuration yet. history holds the runs of the
-// site's computers; an incomplete one is the caller's responsibility to refuse.
-func Decide(snapshot *provisioning.Snapshot, m provisioning.Machine, history []provisioning.Run, now time.Time) Decision {
-	d := Decision{Action: Silent}
-	if snapshot == nil {
-		d.because("configuration", "the site has no configuration from central yet")
-		return d
+// Lines are the decision as text for people: each rule with its outcome, then what follows.
+func (d *Decision) Lines() []string {
+	out := make([]string, 0, len(d.Reasons)+4)
+	width := 0
+	for _, r := range d.Reasons {
+		width = max(width, len(r.Rule))
 	}
-	if snapshot.Site.Spec.PXE == nil {
-		d.because("role", "the PXE service point of site %s is off", snapshot.Site.Name)
-		return d
+	for _, r := range d.Reasons {
+		out = append(out, r.Rule+":"+spaces(width-len(r.Rule)+1)+r.Text)
 	}
-	computer, ok := identify(snapshot, m, &d)
-	if !ok {
-		return d
+	what := "→ " + string(d.Action)
+	if d.Computer != "" {
+		what += " " + d.Computer
 	}
-	d.Computer = computer.Name
-	if !m.Arch.Supported() {
-		d.because("architecture", "there is no boot image for %s", m.Arch)
-		return d
+	if d.Unknown {
+		what += " (unknown until now)"
 	}
-	ads := eligible(snapshot, computer.Name)
-	for _, a := range ads {
-		// Goes on before anything else and even after the advertisement has expired: half a deployment is no state to
-		// leave a computer in.
-		if run := latest(history, computer.Name, a.Name); run != nil && run.Spent && run.State == provisioning.RunStarted {
-			d.because("once", "advertisement %s: run %s was interrupted on %s and goes on", a.Name, run.ID, run.UpdatedAt.UTC().Format(time.RFC3339))
-			d.Action, d.Advertisement, d.TaskSequence, d.Resume = Boot, a.Name, a.Spec.TaskSequence, run.ID
-			return d
-		}
+	if d.Resume != "" {
+		what += ", go on with run " + d.Resume
 	}
-	for _, a := range ads {
-		if decideAdvertisement(&d, &a, computer.Name, history, now) {
-			return d
-		}
+	if d.Action == Boot {
+		what += ": advertisement " + d.Advertisement + ", task sequence " + d.TaskSequence
 	}
-	d.because("nothing to do", "no advertisement asks anything of %s now", computer.Name)
-	return d
-}
-
-// identify finds the computer by MAC address and SMBIOS GUID. Where the two name different computers nobody is right.
-func identify(s *provisioning.Snapshot, m provisioning.Machine, d *Decision) (*provisioning.Computer, bool) {
-	var byMAC, byGUID []*provisioning.Computer
-	for i := range s.Computers {
-		c := &s.Computers[i]
-		if slices.Contains(c.Spec.MACAddresses, m.MAC) {
-			byMAC = append(byMAC, c)
-		}
-		if m.GUID != "" && c.Spec.SMBIOSGUID == m.GUID {
-			byGUID = append(byGUID, c)
-		}
+	if d.Password {
+		what += ", after the password"
 	}
-	switch {
-	case len(byMAC) > 1 || len(byGUID) > 1:
-		d.because("identity", "conflicting record: %s or its GUID belongs to more than one computer", m.MAC)
-	case len(byMAC) == 1 && len(byGUID) == 1 && byMAC[0] != byGUID[0]:
-		d.because("identity", "conflicting record: MAC address %s is %s, SMBIOS GUID %s is %s", m.MAC, byMAC[0].Name, m.GUID, byGUID[0].Name)
-	case len(byMAC) == 1 && byMAC[0].Spec.SMBIOSGUID != "" && m.GUID != "" && byMAC[0].Spec.SMBIOSGUID != m.GUID:
-		d.because("identity", "conflicting record: MAC address %s is %s, whose SMBIOS GUID is %s, not %s", m.MAC, byMAC[0].Name, byMAC[0].Spec.SMBIOSGUID, m.GUID)
-	case len(byMAC) == 1:
-		d.because("identity", "MAC address %s is %s", m.MAC, byMAC[0].Name)
-		return byMAC[0], true
-	case len(byGUID) == 1:
-		d.because("identity", "SMBIOS GUID %s is %s", m.GUID, byGUID[0].Name)
-		return byGUID[0], true
-	default:
-		d.because("identity", "no computer has MAC address %s or SMBIOS GUID %q, and unknown computers are not served", m.MAC, m.GUID)
-	}
-	return nil, false
-}
-
-// eligible lists the advertisements for a computer. A snapshot's are sorted by name, which makes the order stable.
-func eligible(s *provisioning.Snapshot, computer string) []provisioning.Advertisement {
-	var out []provisioning.Advertisement
-	for _, a := range s.Advertisements {
-		if a.Spec.Purpose == provisioning.PurposeRequired && slices.Contains(a.Spec.Computers, computer) {
-			out = append(out, a)
-		}
+	out = append(out, what)
+	for _, c := range d.Choices {
+		out = append(out, "  choice: advertisement "+c.Advertisement+", task sequence "+c.TaskSequence)
 	}
 	return out
 }
 
-// decideAdvertisement reports whether advertisement a settles the matter.
-func decideAdvertisement(d *Decision, a *provisioning.Advertisement, computer string, history []provisioning.Run, now time.Time) bool {
-	run := latest(history, computer, a.Name)
-	switch {
-	case run != nil && run.State == provisioning.RunSucceeded:
-		d.because("once", "advertisement %s has run on %s", a.Name, run.UpdatedAt.UTC().Format(time.RFC3339))
-		return false
-	case run != nil && run.Spent:
-		d.because("once", "advertisement %s failed on %s after it had begun to write; a person must decide", a.Name, run.UpdatedAt.UTC().Format(time.RFC3339))
-		return false
-	case !a.Spec.Start.IsZero() && now.Before(a.Spec.Start.Time):
-		d.because("time", "advertisement %s starts at %s", a.Name, a.Spec.Start.UTC().Format(time.RFC3339))
-		return false
-	case !a.Spec.Expires.IsZero() && !now.Before(a.Spec.Expires.Time):
-		d.because("time", "advertisement %s expired at %s", a.Name, a.Spec.Expires.UTC().Format(time.RFC3339))
-		return false
-	}
-	d.because("required", "advertisement %s requires task sequence %s", a.Name, a.Spec.TaskSequence)
-	d.Action, d.Advertisement, d.TaskSequence = Boot, a.Name, a.Spec.TaskSequence
-	return true
+func spaces(n int) string {
+	const blank = "                                "
+	return blank[:min(max(n, 0), len(blank))]
 }
 
-// latest returns the run of an advertisement on a computer that counts, nil if there was none: the one with the most
-// weight, and of these the newest. Which is newest is said by clocks, and one that was set back must not make a computer
-// that was deployed look like one that was not.
-func latest(history []provisioning.Run, computer, advertisement string) *provisioning.Run {
-	var best *provisioning.Run
-	for i := range history {
-		r := &history[i]
-		if r.Computer != computer || r.Advertisement != advertisement {
-			continue
-		}
-		if best == nil || weight(r) > weight(best) || weight(r) == weight(best) && r.StartedAt.After(best.StartedAt) {
-			best = r
-		}
-	}
-	return best
-}
-
-// weight is how much a run keeps its advertisement from running again.
-func weight(r *provisioning.Run) int {
-	switch {
-	case r.State == provisioning.RunSucceeded:
-		return 3
-	case r.Spent && r.State != provisioning.RunStarted:
-		return 2
-	case r.Spent:
-		return 1
-	}
-	return 0
+// Decide makes a policy of a snapshot, nil where the site has none yet, and asks it once. A part of the snapshot that
+// cannot be used is silent, with a reason.
+func Decide(snapshot *provisioning.Snapshot, m provisioning.Machine, h History, now time.Time) Decision {
+	p, _ := Compile(snapshot) // what of it cannot be used, the reasons say
+	return p.Decide(m, h, now)
 }

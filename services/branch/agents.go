@@ -202,7 +202,7 @@ func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment
 		}
 		run = &provisioning.Run{
 			ID: id, Computer: d.Computer, Advertisement: d.Advertisement, TaskSequence: d.TaskSequence,
-			State: provisioning.RunStarted, StartedAt: now, UpdatedAt: now,
+			State: provisioning.RunStarted, Machine: c.Machine, StartedAt: now, UpdatedAt: now,
 		}
 		if err := b.cfg.Store.Record(ctx, *run, nil); err != nil {
 			return nil, notStored(fmt.Errorf("store run: %w", err))

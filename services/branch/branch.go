@@ -100,13 +100,17 @@ type Branch struct {
 // data disk either.
 type state struct {
 	snapshot *provisioning.Snapshot // nil if there is none
-	names    *names                 // the snapshot's
+	policy   *policy.Policy         // the snapshot's
 	runs     []provisioning.Run     // in the order in which they began
 }
 
 // putInForce makes s the snapshot that everything is decided by. b.mu is held.
 func (b *Branch) putInForce(s *provisioning.Snapshot) {
-	b.state.Store(&state{snapshot: s, names: namesOf(s), runs: b.state.Load().runs})
+	p, err := policy.Compile(s)
+	if err != nil {
+		b.cfg.Log.Warn("parts of the snapshot cannot be used, and nothing is answered by them", "error", err)
+	}
+	b.state.Store(&state{snapshot: s, policy: p, runs: b.state.Load().runs})
 	b.metrics.inForce(s)
 }
 
@@ -178,7 +182,11 @@ func (b *Branch) Decide(_ context.Context, m provisioning.Machine) policy.Decisi
 }
 
 func (b *Branch) decide(s *state, m provisioning.Machine) policy.Decision {
-	d := policy.Decide(s.snapshot, m, s.runs, b.cfg.Now())
+	d := s.policy.Decide(m, policy.History{Runs: s.runs, Complete: true}, b.cfg.Now())
+	if why := notServed(&d); why != "" {
+		d.Action, d.Choices = policy.Silent, nil
+		d.Reasons = append(d.Reasons, policy.Reason{Rule: "role", Text: why})
+	}
 	if d.Action != policy.Boot {
 		return d
 	}
@@ -203,6 +211,19 @@ func (b *Branch) decide(s *state, m provisioning.Machine) policy.Decision {
 		}
 	}
 	return d
+}
+
+// notServed says what of a decision this branch cannot do yet, "" where it can do all.
+func notServed(d *policy.Decision) string {
+	switch {
+	case d.Action == policy.Offer:
+		return "this branch cannot offer a choice yet"
+	case d.Action == policy.Boot && d.Password:
+		return "this branch cannot ask for the password yet"
+	case d.Action == policy.Boot && d.Unknown:
+		return "this branch cannot deploy unknown computers yet"
+	}
+	return ""
 }
 
 // The rules by which a machine waits: for what is not here yet, and for a data disk that can be written.
@@ -304,6 +325,9 @@ func (b *Branch) record(ctx context.Context, computer string, messages []provisi
 func advance(run *provisioning.Run, m provisioning.StatusMessage, now time.Time) {
 	run.UpdatedAt = now.UTC()
 	if m.Code == provisioning.StatusStepStarted && destructive(m.Action) {
+		if !run.Spent {
+			run.SpentAt = now.UTC()
+		}
 		run.Spent = true
 	}
 	if run.State != provisioning.RunStarted {
