@@ -63,3 +63,13 @@ type Order struct {
 	Wipes   int       `json:"wipes,omitempty"`
 	Expires time.Time `json:"expires,omitzero"`
 }
+
+// ConflictRecord is a Conflict as central keeps it.
+type ConflictRecord struct {
+	Site string `json:"site"`
+	// ID is the Conflict's.
+	ID        string    `json:"id"`
+	FirstSeen time.Time `json:"firstSeen"`
+	LastSeen  time.Time `json:"lastSeen"`
+	Conflict  Conflict  `json:"conflict"`
+}

@@ -44,7 +44,13 @@ type Store interface {
 	AddOrders(ctx context.Context, orders []provisioning.Order) ([]provisioning.Order, error)
 	Orders(ctx context.Context) ([]provisioning.Order, error)
 	DropOrders(ctx context.Context, numbers []uint64) error
-	SaveInventories(ctx context.Context, at time.Time, inventories map[string]provisioning.Inventory) error
+	// UnknownReports returns those that TakeReports has not stored, which it does with what they tell of inventories and
+	// conflicts.
+	UnknownReports(ctx context.Context, site string, reports []provisioning.SiteReport) ([]provisioning.SiteReport, error)
+	TakeReports(ctx context.Context, received time.Time, site string, reports []provisioning.SiteReport) error
+	// Conflicts are those that ResolveConflict has not taken from the list; it fails with CodeNotFound if there is none.
+	Conflicts(ctx context.Context) ([]provisioning.ConflictRecord, error)
+	ResolveConflict(ctx context.Context, site, id string, entries ...provisioning.AuditEntry) error
 	Inventories(ctx context.Context) (map[string]provisioning.Inventory, error)
 	// SiteSnapshot fails with CodeNotFound if the site never had a snapshot.
 	SiteSnapshot(ctx context.Context, site string) (*provisioning.SiteSnapshot, error)

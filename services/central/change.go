@@ -73,19 +73,34 @@ func (c *Central) change(ctx context.Context, r changeRequest) (client.ChangeRes
 		if err != nil {
 			return nil, err
 		}
+		if r.command == provisioning.CommandDiscover {
+			return p.documents(), nil // nobody to ask: the disk of a machine that is discovered was erased already
+		}
 		return p.documents(), confirmed(result.Danger, r.Confirm)
 	})
 	if err != nil {
 		return client.ChangeResult{}, err
 	}
 	result.Change = number
+	c.log(p, number, r.command, by)
+	c.publishSoon(ctx) // where nothing was changed, too: an earlier publication may have failed
+	return result, nil
+}
+
+// log tells of a change; of a large one only how many documents it touched: history and audit log have the rest.
+func (c *Central) log(p *plan, number uint64, command provisioning.Command, by string) {
+	changed := 0
 	for _, t := range p.touched {
-		if t.effect != client.Unchanged {
-			c.cfg.Log.Info("configuration changed", "kind", t.key.Kind, "name", t.key.Name, "effect", t.effect, "change", number, "command", r.command, "by", by)
+		if t.effect == client.Unchanged {
+			continue
+		}
+		if changed++; changed <= maxNamed {
+			c.cfg.Log.Info("configuration changed", "kind", t.key.Kind, "name", t.key.Name, "effect", t.effect, "change", number, "command", command, "by", by)
 		}
 	}
-	c.publishSoon(ctx)
-	return result, nil
+	if changed > maxNamed {
+		c.cfg.Log.Info("configuration changed", "documents", changed, "change", number, "command", command, "by", by)
+	}
 }
 
 // publishSoon publishes what is stored already: where that fails the next publication takes it along.

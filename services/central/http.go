@@ -35,6 +35,7 @@ func (c *Central) Handler() http.Handler {
 	mux.HandleFunc("POST "+client.PathEnrol, c.handleEnrol)
 	mux.Handle("GET "+client.PathBranchSnapshot, c.siteOnly(c.handleSnapshot))
 	mux.Handle("POST "+client.PathBranchStatus, c.siteOnly(c.handleReport))
+	mux.Handle("POST "+client.PathBranchReports, c.siteOnly(c.handleSiteReports))
 	below := func(path string, h http.Handler) {
 		mux.Handle(path, h)
 		mux.Handle(path+"/", h)

@@ -36,6 +36,11 @@ func (c *Central) configurationRoutes(admin func(pattern string, h http.HandlerF
 	admin("GET "+client.PathDocuments, c.handleDocuments)
 	admin("GET "+client.PathChanges, c.handleChanges)
 	admin("GET "+client.PathRevisions, c.handleRevisions)
+	admin("GET "+client.PathConflicts, func(w http.ResponseWriter, r *http.Request) {
+		out, err := c.Conflicts(r.Context())
+		c.answer(w, r, out, err)
+	})
+	admin("POST "+client.PathResolve, handle(c, maxRequest, c.ResolveConflict))
 	admin("GET "+client.PathSettings, func(w http.ResponseWriter, r *http.Request) {
 		out, err := c.Settings(r.Context())
 		c.answer(w, r, out, err)

@@ -111,7 +111,7 @@ func (c *Central) Clear(ctx context.Context, in client.ClearRequest) (client.Ord
 // they are more than may be erased unasked.
 func (c *Central) Approve(ctx context.Context, in client.ApprovalRequest) (client.OrderResult, error) {
 	valid := time.Duration(in.ValidMinutes) * time.Minute
-	if in.Wipes < 1 || in.Wipes > maxWipes || in.ValidMinutes < 1 || valid > maxApproval {
+	if in.Wipes < 1 || in.Wipes > maxWipes || in.ValidMinutes < 1 || in.ValidMinutes > int(maxApproval/time.Minute) {
 		return client.OrderResult{}, provisioning.Errorf(provisioning.CodeInvalid, "",
 			"an approval is for 1 to %d deployments, and for 1 minute to %d hours", maxWipes, int(maxApproval.Hours()))
 	}

@@ -29,7 +29,8 @@ type querier interface {
 }
 
 // read returns the documents in force, the newest revision of every document that there ever was, and the number of the
-// newest change. q must not have changed documents itself. What is returned is shared: it is not to be changed.
+// newest change. q has its connection already, and must not have changed documents itself: a writer waits for whoever reads
+// here. What is returned is shared: it is not to be changed.
 func (n *newest) read(ctx context.Context, q querier) ([]provisioning.Document, map[provisioning.Key]provisioning.Document, uint64, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -77,8 +78,13 @@ func documents(ctx context.Context, q querier, query string, args ...any) ([]pro
 
 // Documents returns the documents in force, by kind and name.
 func (s *Store) Documents(ctx context.Context) ([]provisioning.Document, error) {
-	out, _, _, err := s.newest.read(ctx, s.db)
-	return slices.Clone(out), s.fail("read documents", err)
+	var out []provisioning.Document
+	err := s.view(ctx, "read documents", func(tx *sql.Tx) error {
+		inForce, _, _, err := s.newest.read(ctx, tx)
+		out = slices.Clone(inForce)
+		return err
+	})
+	return out, err
 }
 
 // UpdateDocuments gives decide the documents in force, and stores what it returns as their next revisions, all or none;

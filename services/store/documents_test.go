@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -194,5 +195,25 @@ func TestInventories(t *testing.T) {
 	want := map[string]provisioning.Inventory{"desk-1": {Serial: "C"}, "desk-2": {Serial: "B"}}
 	if got, err := reopen(t, s).Inventories(ctx); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v %v", got, err)
+	}
+}
+
+// TestManyAtOnce: more readers and writers than there are connections wait for one another, and none for ever.
+func TestManyAtOnce(t *testing.T) {
+	s := openTemp(t)
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			commit(t, s, provisioning.CommandApply, doc(fmt.Sprintf("S%d", i), "1"))
+		})
+		wg.Go(func() {
+			if _, err := s.Documents(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if docs, err := s.Documents(t.Context()); err != nil || len(docs) != 40 {
+		t.Error(len(docs), err)
 	}
 }

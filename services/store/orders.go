@@ -77,18 +77,22 @@ func (s *Store) DropOrders(ctx context.Context, numbers []uint64) error {
 func (s *Store) SaveInventories(ctx context.Context, at time.Time, inventories map[string]provisioning.Inventory) error {
 	return s.update(ctx, "store inventories", func(tx *sql.Tx) error {
 		for computer, v := range inventories {
-			b, err := encode(v)
-			if err != nil {
-				return err
-			}
-			_, err = tx.ExecContext(ctx, `INSERT INTO inventories (computer, at, inventory) VALUES (?, ?, ?)
-				ON CONFLICT (computer) DO UPDATE SET at = excluded.at, inventory = excluded.inventory`, computer, stamp(at), b)
-			if err != nil {
+			if err := putInventory(ctx, tx, at, computer, v); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func putInventory(ctx context.Context, tx *sql.Tx, at time.Time, computer string, v provisioning.Inventory) error {
+	text, err := encode(v)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO inventories (computer, at, inventory) VALUES (?, ?, ?)
+		ON CONFLICT (computer) DO UPDATE SET at = excluded.at, inventory = excluded.inventory`, computer, stamp(at), text)
+	return err
 }
 
 // Inventories returns what computers last said of their hardware, by name.

@@ -34,6 +34,8 @@ type Store struct {
 	metrics *metrics
 	failed  func(error)
 	newest  newest
+	// writer is taken while one of this process writes: those that wait hold no connection, of which there are few.
+	writer chan struct{}
 	// registry is where the metrics are registered; nil is nowhere.
 	registry prometheus.Registerer
 }
@@ -52,7 +54,7 @@ func OnFailure(f func(error)) Option { return func(s *Store) { s.failed = f } }
 // Open opens the SQLite database at path, makes it where there is none (mode 0600: it holds secrets), and brings its
 // tables up to date. It fails with CodeCorrupt where the file is no database of ours, or a newer program's.
 func Open(ctx context.Context, path string, options ...Option) (*Store, error) {
-	s := &Store{path: path, metrics: newMetrics(), failed: func(error) {}}
+	s := &Store{path: path, metrics: newMetrics(), failed: func(error) {}, writer: make(chan struct{}, 1)}
 	for _, o := range options {
 		o(s)
 	}
@@ -161,6 +163,12 @@ func (s *Store) diagnose(doing string, err error) error {
 
 // update runs do in a writing transaction, which no other writer overlaps.
 func (s *Store) update(ctx context.Context, doing string, do func(tx *sql.Tx) error) error {
+	select {
+	case s.writer <- struct{}{}:
+		defer func() { <-s.writer }()
+	case <-ctx.Done():
+		return s.fail(doing, ctx.Err())
+	}
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return s.fail(doing, err)

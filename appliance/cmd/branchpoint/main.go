@@ -90,6 +90,7 @@ func (a *app) commands() []*cobra.Command {
 		a.rollbackCommand(),
 		a.settingsCommand(),
 		a.centralCommand(),
+		a.conflictsCommand(),
 		a.contentCommand(),
 		a.deleteCommand(),
 		a.diffCommand(),

@@ -1,0 +1,156 @@
+package central_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
+)
+
+// snapshot is the site's snapshot as its branch would get it.
+func (s *site) snapshot(code string) *provisioning.Snapshot {
+	s.t.Helper()
+	stored, err := s.store.SiteSnapshot(s.t.Context(), code)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var out provisioning.Snapshot
+	if err := json.Unmarshal(stored.Signed.Payload, &out); err != nil {
+		s.t.Fatal(err)
+	}
+	return &out
+}
+
+// TestOrdersArePublished: a Clear reaches the sites of its computer until another takes its place or it is too old, an
+// approval its site until it expires.
+func TestOrdersArePublished(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	ctx := t.Context()
+	orders := func(code string) string {
+		t.Helper()
+		if err := s.Publish(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, c := range s.snapshot(code).Clears {
+			out = append(out, fmt.Sprint("clear ", c.Number, " ", c.Computer))
+		}
+		for _, a := range s.snapshot(code).Approvals {
+			out = append(out, fmt.Sprint("approve ", a.Number, " ", a.Wipes))
+		}
+		return strings.Join(out, ", ")
+	}
+	for range 2 {
+		if _, err := s.admin.Clear(ctx, client.ClearRequest{Computers: []string{"desk-1", "desk-1"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.admin.Approve(ctx, client.ApprovalRequest{Site: "PAR", Wipes: 3, ValidMinutes: 60}); err != nil {
+		t.Fatal(err)
+	}
+	if lon, par := orders("LON"), orders("PAR"); lon != "clear 2 desk-1" || par != "approve 3 3" {
+		t.Errorf("LON is told %q, PAR %q", lon, par)
+	}
+	s.clock.Advance(61 * time.Minute)
+	if lon, par := orders("LON"), orders("PAR"); lon != "clear 2 desk-1" || par != "" {
+		t.Errorf("LON is told %q, PAR %q", lon, par)
+	}
+	s.clock.Advance(90 * 24 * time.Hour)
+	if lon := orders("LON"); lon != "" {
+		t.Errorf("LON is told %q", lon)
+	}
+	if r, err := s.admin.Clear(ctx, client.ClearRequest{Computers: []string{"desk-1"}}); err != nil || r.Orders[0].Number != 4 {
+		t.Error(r, err)
+	}
+	if all, err := s.store.Orders(ctx); err != nil || len(all) != 1 {
+		t.Error("orders that stand no longer are kept:", all, err)
+	}
+	for _, r := range []client.ApprovalRequest{{Site: "LON", Wipes: 0, ValidMinutes: 1}, {Site: "LON", Wipes: 1}, {Site: "LON", Wipes: 1, ValidMinutes: 1 << 62}} {
+		if _, err := s.admin.Approve(ctx, r); provisioning.CodeOf(err) != provisioning.CodeInvalid {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	_, err := s.admin.Clear(ctx, client.ClearRequest{})
+	wantCode(t, err, provisioning.CodeInvalid, "0 computers")
+}
+
+// TestAdvertisementsCarryTheirChange: of equal ones the newest wins, which the snapshot says.
+func TestAdvertisementsCarryTheirChange(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	s.mustApply("apiVersion: branchpoint/v1\nkind: Advertisement\nmetadata: {name: another}\nspec: {taskSequence: install, computers: [desk-1], purpose: available}\n")
+	ads := s.snapshot("LON").Advertisements
+	if len(ads) != 2 || ads[0].Changed != 2 || ads[1].Changed != 1 {
+		t.Errorf("%+v", ads)
+	}
+}
+
+func siteReport(n int, kind provisioning.ReportKind) provisioning.SiteReport {
+	return provisioning.SiteReport{ID: fmt.Sprintf("%032x", n), Site: "LON", Kind: kind, At: time.Now().UTC()}
+}
+
+// TestSiteReports: what a branch discovers becomes a document, once; what it cannot is a conflicting record.
+func TestSiteReports(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	lon, _ := s.enrol("LON")
+	ctx := t.Context()
+	discovered := func(n int, name string, mac provisioning.MAC) provisioning.SiteReport {
+		r := siteReport(n, provisioning.ReportDiscovered)
+		r.Computer = name
+		r.Inventory = &provisioning.Inventory{Serial: "S-" + name}
+		r.Discovered = &provisioning.Computer{Name: name, Spec: provisioning.ComputerSpec{MACAddresses: []provisioning.MAC{mac}}}
+		return r
+	}
+	conflict := siteReport(9, provisioning.ReportConflict)
+	conflict.Conflict = &provisioning.Conflict{Machine: provisioning.Machine{MAC: "52:54:00:00:00:77"}, ByMAC: []string{"x", "y"}, Text: "both"}
+	for range 2 { // as after an answer that was lost
+		err := lon.ReportSite(ctx, []provisioning.SiteReport{
+			discovered(1, "pc-1", "52:54:00:00:00:01"),   // new
+			discovered(2, "pc-2", "52:54:00:12:34:56"),   // has an address of desk-1
+			discovered(3, "desk-1", "52:54:00:00:00:03"), // has its name
+			discovered(4, "desk-1", "52:54:00:12:34:56"), // is described already
+			discovered(5, "pc-1", "52:54:00:00:00:01"),   // told twice
+			conflict,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	docs, err := s.admin.Documents(ctx, provisioning.KindComputer, "")
+	if err != nil || len(docs) != 2 || docs[1].Name != "pc-1" || !strings.Contains(docs[1].Text, "site: LON") {
+		t.Errorf("%+v %v", docs, err)
+	}
+	changes, err := s.admin.Changes(ctx, 0, 10)
+	if err != nil || len(changes) != 2 || changes[0].Command != provisioning.CommandDiscover || changes[0].By != "site LON" {
+		t.Errorf("%+v %v", changes, err)
+	}
+	if snap := s.snapshot("LON"); len(snap.Computers) != 2 || snap.Inventories["pc-1"].Serial != "S-pc-1" {
+		t.Errorf("%+v", snap)
+	}
+	conflicts, err := s.admin.Conflicts(ctx)
+	if err != nil || len(conflicts) != 3 {
+		t.Errorf("%+v %v", conflicts, err)
+	}
+	for _, c := range conflicts {
+		if err := s.admin.Resolve(ctx, client.ResolveRequest{Site: c.Site, ID: c.ID}); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := s.admin.Conflicts(ctx); err != nil || len(left) != 0 {
+		t.Errorf("%+v %v", left, err)
+	}
+	foreign := siteReport(10, provisioning.ReportWipeCap)
+	foreign.Site = "PAR"
+	wantCode(t, lon.ReportSite(ctx, []provisioning.SiteReport{foreign}), provisioning.CodeForbidden, "reports of site")
+	broken := siteReport(11, "nonsense")
+	wantCode(t, lon.ReportSite(ctx, []provisioning.SiteReport{broken}), provisioning.CodeInvalid, "kind")
+}

@@ -1,0 +1,152 @@
+package central
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
+)
+
+// maxReports bounds the body of a batch of site reports in bytes.
+const maxReports = 16 << 20
+
+func (c *Central) handleSiteReports(w http.ResponseWriter, r *http.Request, site string) {
+	var in client.SiteReportBatch
+	if err := readJSON(w, r, maxReports, &in); err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	n, err := c.TakeReports(r.Context(), site, in.Reports)
+	c.answer(w, r, struct {
+		New int `json:"new"`
+	}{n}, err)
+}
+
+// TakeReports takes in what a site's branch reports of its machines, and returns how many reports were new: computers that
+// it discovered become documents, inventories and conflicting records are kept. Reports that were taken in before do no
+// harm.
+func (c *Central) TakeReports(ctx context.Context, site string, reports []provisioning.SiteReport) (int, error) {
+	if len(reports) > client.MaxSiteReports {
+		return 0, provisioning.Errorf(provisioning.CodeInvalid, "", "%d site reports at once; at most %d are taken", len(reports), client.MaxSiteReports)
+	}
+	for i := range reports {
+		if err := reports[i].Validate(); err != nil {
+			return 0, err
+		}
+		if reports[i].Site != site {
+			return 0, provisioning.Errorf(provisioning.CodeForbidden, "", "site %s reports of site %.64q", site, reports[i].Site)
+		}
+	}
+	fresh, err := c.cfg.Store.UnknownReports(ctx, site, reports)
+	if err != nil || len(fresh) == 0 {
+		return 0, err
+	}
+	ctx = provisioning.WithActor(ctx, provisioning.Actor{Account: "site " + site, From: provisioning.ActorOf(ctx).From})
+	publish := false
+	for i := range fresh {
+		r := &fresh[i]
+		publish = publish || r.Inventory != nil
+		if r.Kind == provisioning.ReportDiscovered {
+			if r.Computer == "" {
+				r.Computer = r.Discovered.Name
+			}
+			if err := c.discover(ctx, r); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if err := c.cfg.Store.TakeReports(ctx, c.cfg.Now(), site, fresh); err != nil {
+		return 0, err
+	}
+	if publish {
+		c.publishSoon(ctx)
+	}
+	return len(fresh), nil
+}
+
+// discover makes a document of a computer that a site has discovered. Where that cannot be, because others have its name or
+// its addresses, a conflicting record is made of the report: a person must look.
+func (c *Central) discover(ctx context.Context, r *provisioning.SiteReport) error {
+	found := *r.Discovered
+	found.Spec.Site = r.Site
+	_, err := c.change(ctx, changeRequest{
+		command: provisioning.CommandDiscover,
+		note:    "at site " + r.Site,
+		edit: func(stored []provisioning.Document) (edit, error) {
+			catalog, err := c.decoded.catalog(stored)
+			if err != nil {
+				return edit{}, err
+			}
+			return discovered(catalog, &found)
+		},
+	})
+	switch provisioning.CodeOf(err) {
+	case provisioning.CodeInvalid, provisioning.CodeConflict, provisioning.CodeNotFound:
+		c.cfg.Log.Warn("a discovered computer cannot be described", "site", r.Site, "computer", found.Name, "mac", r.Machine.MAC, "error", err)
+		m := provisioning.Machine{MAC: found.Spec.MACAddresses[0], GUID: found.Spec.SMBIOSGUID}
+		text := strings.ToValidUTF8(fmt.Sprintf("%s was deployed, but cannot be described: %v", found.Name, err), "?")
+		r.Conflict = &provisioning.Conflict{Machine: m, Text: text[:min(len(text), 1000)]}
+		return nil
+	}
+	return err
+}
+
+// errOtherMachine says that a discovered computer's name is another machine's.
+var errOtherMachine = errors.New("another computer has that name, or its addresses")
+
+// discovered makes the edit that describes a computer; where it is described already there is nothing to do.
+func discovered(catalog provisioning.Catalog, found *provisioning.Computer) (edit, error) {
+	mine := addresses(found)
+	for _, o := range catalog {
+		if o.Computer == nil || !strings.EqualFold(o.Name, found.Name) && !shares(o.Computer, mine) {
+			continue
+		}
+		if strings.EqualFold(o.Name, found.Name) && shares(o.Computer, mine) {
+			return edit{}, nil
+		}
+		return edit{}, provisioning.Errorf(provisioning.CodeConflict, "", "computer %s: %w", o.Name, errOtherMachine)
+	}
+	o := provisioning.Object{Kind: provisioning.KindComputer, Name: found.Name, Computer: found}
+	text, err := o.Encode()
+	if err != nil {
+		return edit{}, err
+	}
+	given, err := decodeAll([]provisioning.File{{Name: "report of site " + found.Spec.Site, Text: []byte(text)}})
+	if err != nil {
+		return edit{}, err
+	}
+	return want(given), nil
+}
+
+func shares(c *provisioning.Computer, ids []string) bool {
+	return slices.ContainsFunc(addresses(c), func(id string) bool { return slices.Contains(ids, id) })
+}
+
+// Conflicts are the conflicting records that are not resolved, of sites that the caller may read of.
+func (c *Central) Conflicts(ctx context.Context) ([]provisioning.ConflictRecord, error) {
+	all, err := c.cfg.Store.Conflicts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []provisioning.ConflictRecord{}
+	for _, r := range all {
+		if c.allow(ctx, provisioning.ActionRead, provisioning.AtSite(r.Site)) == nil {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+// ResolveConflict takes a conflicting record from the list, until the branch sees the machine again. It fails with
+// CodeNotFound where there is none.
+func (c *Central) ResolveConflict(ctx context.Context, in client.ResolveRequest) (client.ResolveRequest, error) {
+	if err := c.allow(ctx, provisioning.ActionOrder, provisioning.AtSite(in.Site)); err != nil {
+		return in, err
+	}
+	return in, c.cfg.Store.ResolveConflict(ctx, in.Site, in.ID, c.entry(ctx, "resolve", "conflict", in.ID, in.Site))
+}
