@@ -51,6 +51,7 @@ func (a *app) centralCommand() *cobra.Command {
 	cmd.Flags().StringVar(&o.data, "data", "", "data `DIR`; made where there is none")
 	cmd.Flags().StringVar(&o.listen, "listen", ":8443", "`ADDRESS:PORT` to listen on (TCP, HTTPS)")
 	cmd.Flags().StringArrayVar(&o.names, "name", nil, "host `NAME` or address for central's certificate, beside this host's name")
+	cmd.AddCommand(a.rootCommand())
 	return cmd
 }
 

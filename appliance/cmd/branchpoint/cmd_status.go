@@ -132,13 +132,9 @@ func (a *app) sitesCommand() *cobra.Command {
 				return err
 			}
 			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(t, "SITE\tSNAPSHOT\tPROBLEM")
+			fmt.Fprintln(t, "SITE\tSNAPSHOT\tLAST CONTACT\tPROBLEM")
 			for _, s := range sites {
-				problem := clean(s.Problem)
-				if problem == "" {
-					problem = "-"
-				}
-				fmt.Fprintf(t, "%s\t%d.%d\t%s\n", s.Site, s.Epoch, s.Number, problem)
+				fmt.Fprintf(t, "%s\t%d.%d\t%s\t%s\n", s.Site, s.Epoch, s.Number, when(s.LastContact), siteNote(&s))
 			}
 			return t.Flush()
 		},

@@ -54,6 +54,7 @@ func (a *app) tokenCommand() *cobra.Command {
 	create.Flags().StringVarP(&output, "output", "o", "", "write it as the appliance's site.yaml to `FILE`")
 	create.Flags().StringVar(&address, "central", "", "`HOST:PORT` under which the appliance reaches central (default: as this command does)")
 	cmd.AddCommand(create)
+	cmd.AddCommand(a.tokenListCommands()...)
 	return cmd
 }
 

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,8 @@ type app struct {
 	now    func() time.Time
 	// adminFile is the flag --admin.
 	adminFile string
+	// lines are standard input where passwords are read from it.
+	lines *bufio.Reader
 	// started is set when a command's own work begins: errors before are faults of the command line.
 	started bool
 }
@@ -82,6 +85,8 @@ func (a *app) root() *cobra.Command {
 // commands are the commands of the program.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
+		a.accountCommand(),
+		a.apiTokenCommand(),
 		a.applianceCommand(),
 		a.applyCommand(),
 		a.getCommand(),
@@ -89,11 +94,14 @@ func (a *app) commands() []*cobra.Command {
 		a.pxeCommand(),
 		a.rollbackCommand(),
 		a.settingsCommand(),
+		a.auditCommand(),
 		a.centralCommand(),
 		a.conflictsCommand(),
 		a.contentCommand(),
 		a.deleteCommand(),
 		a.diffCommand(),
+		a.loginCommand(),
+		a.siteCommand(),
 		a.statusCommand(),
 		a.sitesCommand(),
 		a.tokenCommand(),
