@@ -31,6 +31,8 @@ type Run struct {
 	Cleared bool `json:"cleared,omitempty"`
 	// Machine is what the run was given to.
 	Machine Machine `json:"machine,omitzero"`
+	// Unknown: no record named the machine when it was given the run.
+	Unknown bool `json:"unknown,omitempty"`
 	// Boot tells the boot that it was last given to from others, 32 hexadecimal digits: within one boot nothing runs again.
 	Boot string `json:"boot,omitempty"`
 	// Allowance is the ID of the approval by which it went beyond the wipe cap; empty where it did not.

@@ -101,10 +101,15 @@ func (r *SiteReport) Validate() error {
 
 func (r *SiteReport) validDiscovered(invalid func(string) error) error {
 	c := r.Discovered
-	if c == nil || !ValidHostName(c.Name) || len(c.Spec.MACAddresses) != 1 || c.Spec.Site != "" && c.Spec.Site != r.Site {
-		return invalid("it discovers no computer of its site with one MAC address")
+	if c == nil || !ValidHostName(c.Name) || len(c.Spec.MACAddresses) > 1 || c.Spec.Site != "" && c.Spec.Site != r.Site {
+		return invalid("it discovers no computer of its site with one MAC address at most")
 	}
-	m := Machine{MAC: c.Spec.MACAddresses[0], GUID: c.Spec.SMBIOSGUID}
+	m := Machine{MAC: r.Machine.MAC, GUID: c.Spec.SMBIOSGUID}
+	if len(c.Spec.MACAddresses) == 1 {
+		m.MAC = c.Spec.MACAddresses[0]
+	} else if m.GUID == "" {
+		return invalid("the computer can be recognised by nothing")
+	}
 	if m.check() != nil || len(c.Spec.Description) > maxReportText || len(c.Spec.Variables) > 0 || c.Spec.Infrastructure {
 		return invalid("the computer is malformed, or says more than a branch can know")
 	}

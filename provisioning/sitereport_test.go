@@ -28,30 +28,35 @@ func TestSiteReports(t *testing.T) {
 			t.Errorf("%s: %v", k, r.Validate())
 		}
 	}
+	shared := goodReport(ReportDiscovered)
+	if shared.Discovered.Spec.MACAddresses = nil; shared.Validate() != nil {
+		t.Error("one that was started from a shared adapter:", shared.Validate())
+	}
 	for name, c := range map[string]struct {
 		kind   ReportKind
 		change func(*SiteReport)
 	}{
-		"id":                {ReportWipeCap, func(r *SiteReport) { r.ID = "x" }},
-		"no site":           {ReportWipeCap, func(r *SiteReport) { r.Site = "" }},
-		"computer":          {ReportWipeCap, func(r *SiteReport) { r.Computer = "a b" }},
-		"text":              {ReportWipeCap, func(r *SiteReport) { r.Text = strings.Repeat("x", maxReportText+1) }},
-		"machine":           {ReportWipeCap, func(r *SiteReport) { r.Machine.MAC = "52-54-00-12-34-56" }},
-		"guid":              {ReportWipeCap, func(r *SiteReport) { r.Machine.GUID = "x" }},
-		"kind":              {ReportWipeCap, func(r *SiteReport) { r.Kind = "other" }},
-		"no inventory":      {ReportInventory, func(r *SiteReport) { r.Inventory = nil }},
-		"whose inventory":   {ReportInventory, func(r *SiteReport) { r.Computer = "" }},
-		"long inventory":    {ReportInventory, func(r *SiteReport) { r.Inventory.Serial = strings.Repeat("x", MaxInventoryField+1) }},
-		"memory":            {ReportInventory, func(r *SiteReport) { r.Inventory.MemoryMiB = -1 }},
-		"no conflict":       {ReportConflict, func(r *SiteReport) { r.Conflict = nil }},
-		"names nobody":      {ReportConflict, func(r *SiteReport) { r.Conflict.ByGUID = []string{"a/b"} }},
-		"too many names":    {ReportConflict, func(r *SiteReport) { r.Conflict.ByMAC = make([]string, maxReportNames+1) }},
-		"no computer":       {ReportDiscovered, func(r *SiteReport) { r.Discovered = nil }},
-		"no host name":      {ReportDiscovered, func(r *SiteReport) { r.Discovered.Name = "a_b" }},
-		"another site's":    {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.Site = "PAR" }},
-		"two addresses":     {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.MACAddresses = []MAC{"52:54:00:12:34:56", "52:54:00:12:34:57"} }},
-		"variables":         {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.Variables = map[string]string{"A": "b"} }},
-		"an infrastructure": {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.Infrastructure = true }},
+		"id":                    {ReportWipeCap, func(r *SiteReport) { r.ID = "x" }},
+		"no site":               {ReportWipeCap, func(r *SiteReport) { r.Site = "" }},
+		"computer":              {ReportWipeCap, func(r *SiteReport) { r.Computer = "a b" }},
+		"text":                  {ReportWipeCap, func(r *SiteReport) { r.Text = strings.Repeat("x", maxReportText+1) }},
+		"machine":               {ReportWipeCap, func(r *SiteReport) { r.Machine.MAC = "52-54-00-12-34-56" }},
+		"guid":                  {ReportWipeCap, func(r *SiteReport) { r.Machine.GUID = "x" }},
+		"kind":                  {ReportWipeCap, func(r *SiteReport) { r.Kind = "other" }},
+		"no inventory":          {ReportInventory, func(r *SiteReport) { r.Inventory = nil }},
+		"whose inventory":       {ReportInventory, func(r *SiteReport) { r.Computer = "" }},
+		"long inventory":        {ReportInventory, func(r *SiteReport) { r.Inventory.Serial = strings.Repeat("x", MaxInventoryField+1) }},
+		"memory":                {ReportInventory, func(r *SiteReport) { r.Inventory.MemoryMiB = -1 }},
+		"no conflict":           {ReportConflict, func(r *SiteReport) { r.Conflict = nil }},
+		"names nobody":          {ReportConflict, func(r *SiteReport) { r.Conflict.ByGUID = []string{"a/b"} }},
+		"too many names":        {ReportConflict, func(r *SiteReport) { r.Conflict.ByMAC = make([]string, maxReportNames+1) }},
+		"no computer":           {ReportDiscovered, func(r *SiteReport) { r.Discovered = nil }},
+		"no host name":          {ReportDiscovered, func(r *SiteReport) { r.Discovered.Name = "a_b" }},
+		"another site's":        {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.Site = "PAR" }},
+		"two addresses":         {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.MACAddresses = []MAC{"52:54:00:12:34:56", "52:54:00:12:34:57"} }},
+		"recognised by nothing": {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.MACAddresses, r.Discovered.Spec.SMBIOSGUID = nil, "" }},
+		"variables":             {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.Variables = map[string]string{"A": "b"} }},
+		"an infrastructure":     {ReportDiscovered, func(r *SiteReport) { r.Discovered.Spec.Infrastructure = true }},
 	} {
 		r := goodReport(c.kind)
 		c.change(&r)
