@@ -28,6 +28,8 @@ type exchange struct {
 	// relay is the relay agent it asked through; the zero address where it was heard directly.
 	relay    netip.Addr
 	decision policy.Decision
+	// account is whose budget of boots it is taken out of.
+	account string
 	// decided is when the policy was asked, seen when the last packet came.
 	decided, seen time.Time
 }
@@ -65,7 +67,7 @@ func (e *exchanges) decision(m provisioning.Machine, xid dhcpv4.TransactionID, b
 // put records a decision, and returns the exchange.
 func (e *exchanges) put(m provisioning.Machine, xid dhcpv4.TransactionID, d policy.Decision, now time.Time) *exchange {
 	x := &exchange{machine: m, xid: xid, decision: d, decided: now, seen: now}
-	if d.Action == policy.Boot {
+	if getsAnswer(d) {
 		e.silent.drop(m.MAC)
 		e.lru.put(m.MAC, x)
 	} else {

@@ -127,8 +127,10 @@ func parsed(t testing.TB, p *dhcpv4.DHCPv4) *request {
 type fakePolicy struct {
 	mu    sync.Mutex
 	boots map[provisioning.MAC]bool
-	asked map[provisioning.MAC]int
-	seen  chan provisioning.Machine
+	// choices are offered to machines that do not boot.
+	choices map[provisioning.MAC][]policy.Choice
+	asked   map[provisioning.MAC]int
+	seen    chan provisioning.Machine
 }
 
 func newFakePolicy() *fakePolicy {
@@ -146,6 +148,9 @@ func (f *fakePolicy) Decide(_ context.Context, m provisioning.Machine) policy.De
 	if f.boots[m.MAC] {
 		return policy.Decision{Action: policy.Boot, Computer: "pc1", TaskSequence: "install", Reasons: []policy.Reason{{Rule: "required", Text: "required"}}}
 	}
+	if c := f.choices[m.MAC]; len(c) > 0 {
+		return policy.Decision{Action: policy.Offer, Computer: "pc1", Choices: c, Reasons: []policy.Reason{{Rule: "available", Text: "available"}}}
+	}
 	return policy.Decision{Action: policy.Silent, Reasons: []policy.Reason{{Rule: "identity", Text: "not known"}}}
 }
 
@@ -162,12 +167,23 @@ func (f *fakePolicy) set(m provisioning.MAC, boot bool) {
 	f.boots[m] = boot
 }
 
+// offer makes the advertisements available to m, each with the task sequence "install".
+func (f *fakePolicy) offer(m provisioning.MAC, advertisements ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []policy.Choice
+	for _, a := range advertisements {
+		out = append(out, policy.Choice{Advertisement: a, TaskSequence: "install"})
+	}
+	f.choices = map[provisioning.MAC][]policy.Choice{m: out}
+}
+
 const secretText = "s3cret-of-this-boot"
 
 type fakeBoots struct{ err error }
 
-func (f fakeBoots) BootConfig(_ context.Context, m provisioning.Machine, _ policy.Decision, server netip.Addr) ([]byte, error) {
-	return []byte(`{"secret":"` + secretText + `","mac":"` + string(m.MAC) + `","server":"` + server.String() + `"}`), f.err
+func (f fakeBoots) BootConfig(_ context.Context, m provisioning.Machine, d policy.Decision, server netip.Addr) ([]byte, error) {
+	return []byte(`{"secret":"` + secretText + `","mac":"` + string(m.MAC) + `","server":"` + server.String() + `","advertisement":"` + d.Advertisement + `"}`), f.err
 }
 
 // fakeLeases is a store in memory.

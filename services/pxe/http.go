@@ -53,6 +53,7 @@ var grubFirstPaths = map[string]bool{httpFirst: true, path.Join(httpBootDir, htt
 //	/boot/files/NAME        kernel, layers, loaders; with ranges
 //	/boot/grub/MAC.cfg      GRUB configuration of one boot
 //	/boot/ipxe?mac=MAC      iPXE script of one boot
+//	/boot/offer/NONCE/N.cfg where entry N of a machine's menu leads; next.cfg, and .ipxe for iPXE
 //	/boot/secret/NONCE.cpio that boot's own layer
 type handler struct {
 	*Service
@@ -91,7 +92,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if mac, ok := macOfGRUBPath(p); ok {
-		h.config(w, r, mac, grubBoot, grubNothing)
+		h.config(w, r, mac, loaderGRUB)
 		return
 	}
 	if p == "/boot/ipxe" {
@@ -101,7 +102,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "mac: "+err.Error(), http.StatusBadRequest)
 			return
 		}
-		h.config(w, r, mac, ipxeBoot, ipxeNothing)
+		h.config(w, r, mac, loaderIPXE)
+		return
+	}
+	if strings.HasPrefix(p, offerPath) {
+		h.entry(w, r, p)
 		return
 	}
 	if name, ok := strings.CutPrefix(p, "/boot/secret/"); ok {
@@ -169,14 +174,14 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request, name string) {
 // path of this boot's own layer, and the card the machine boots from.
 type bootText func(server netip.Addr, httpPort int, layers []string, secret string, mac provisioning.MAC) string
 
-// config answers with the configuration of one boot where the machine asked by DHCP a short while ago, was to boot then
-// and is to boot now; else with the one that goes on to the next boot device.
-func (h *handler) config(w http.ResponseWriter, r *http.Request, mac provisioning.MAC, text bootText, nothing string) {
-	body := nothing
+// config answers with the configuration of one boot where the machine asked by DHCP a short while ago, was to be answered
+// then and is to be answered now: with a boot, or with a menu. Else with the one that goes on to the next boot device.
+func (h *handler) config(w http.ResponseWriter, r *http.Request, mac provisioning.MAC, l loader) {
+	body := l.nothing
 	client, err := clientAddr(r)
 	if err == nil && r.Method == http.MethodGet {
 		var c string
-		if c, err = h.bootConfig(r.Context(), mac, client, text); err == nil && c != "" {
+		if c, err = h.bootConfig(r.Context(), mac, client, l); err == nil && c != "" {
 			body = c
 		}
 	}
@@ -187,7 +192,7 @@ func (h *handler) config(w http.ResponseWriter, r *http.Request, mac provisionin
 }
 
 // bootConfig is "" where the machine gets nothing.
-func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client netip.Addr, text bootText) (string, error) {
+func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client netip.Addr, l loader) (string, error) {
 	now := h.deps.Now()
 	h.mu.Lock()
 	x, ok := h.exchanges.recent(mac, now)
@@ -196,7 +201,7 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 		h.warn("configuration refused: this machine has not asked by DHCP lately", "mac", mac, "client", client)
 		return "", nil
 	}
-	if x.decision.Action != policy.Boot {
+	if !getsAnswer(x.decision) {
 		h.warn("configuration refused: this machine was not to boot", "mac", mac, "client", client, "why", x.decision.Why())
 		return "", nil
 	}
@@ -208,16 +213,28 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 		return "", errors.New("it asks for its configuration too often")
 	}
 	d := h.deps.Policy.Decide(ctx, x.machine)
-	told := []any{"mac", mac, "client", client, "guid", x.machine.GUID, "arch", x.machine.Arch.String(), "action", d.Action, "why", d.Why()}
-	if d.Action != policy.Boot {
-		h.bootLine(client, "configuration: nothing to do any more", told...)
-		return "", nil
+	switch d.Action {
+	case policy.Boot:
+		return h.boot(ctx, x.machine, client, d, l, now)
+	case policy.Offer:
+		return h.menu(x, client, d, l, now)
 	}
+	h.bootLine(client, "configuration: nothing to do any more", h.told(x.machine, client, d)...)
+	return "", nil
+}
+
+// told is what log lines about a decision say.
+func (h *handler) told(m provisioning.Machine, client netip.Addr, d policy.Decision) []any {
+	return []any{"mac", m.MAC, "client", client, "guid", m.GUID, "arch", m.Arch.String(), "action", d.Action, "why", d.Why()}
+}
+
+// boot makes the configuration of one boot, with a secret of its own.
+func (h *handler) boot(ctx context.Context, m provisioning.Machine, client netip.Addr, d policy.Decision, l loader, now time.Time) (string, error) {
 	layers, err := bootImage(h.deps.Files)
 	if err != nil {
 		return "", err
 	}
-	config, err := h.deps.Boots.BootConfig(ctx, x.machine, d, h.server())
+	config, err := h.deps.Boots.BootConfig(ctx, m, d, h.server())
 	if err != nil {
 		return "", fmt.Errorf("make the boot configuration: %w", err)
 	}
@@ -226,13 +243,13 @@ func (h *handler) bootConfig(ctx context.Context, mac provisioning.MAC, client n
 		return "", err
 	}
 	h.mu.Lock()
-	nonce, err := h.secrets.put(mac, client, layer, h.deps.Rand, now)
+	nonce, err := h.secrets.put(m.MAC, client, layer, h.deps.Rand, now)
 	h.mu.Unlock()
 	if err != nil {
 		return "", err
 	}
-	h.bootLine(client, "configuration: boot", append(told, "computer", d.Computer, "sequence", d.TaskSequence)...)
-	return text(h.server(), h.cfg.Ports.HTTP, layers, "/boot/secret/"+nonce+".cpio", mac), nil
+	h.bootLine(client, "configuration: boot", append(h.told(m, client, d), "computer", d.Computer, "sequence", d.TaskSequence)...)
+	return l.boot(h.server(), h.cfg.Ports.HTTP, layers, "/boot/secret/"+nonce+".cpio", m.MAC), nil
 }
 
 // asker is an address that asks in the name of a machine, which nothing speaks against.

@@ -95,6 +95,76 @@ exit 1
 // ipxeNothing is the script for a machine that gets nothing: on to the next boot device.
 const ipxeNothing = "#!ipxe\nexit 1\n"
 
+// menuSeconds is how long a menu waits for a key before it goes on to the next boot device.
+const menuSeconds = 10
+
+// loader is one of the programs that ask for the configuration of a boot: GRUB, or iPXE.
+type loader struct {
+	// extension is how the names of its configurations end.
+	extension string
+	// boot makes the configuration of a boot, menu that of a choice.
+	boot bootText
+	menu func(server netip.Addr, httpPort int, next menuEntry, entries []menuEntry) string
+	// next is the configuration that goes on to the next boot device, and restarts says that it starts the machine anew
+	// for that. nothing is the one for a machine that gets nothing (any more).
+	next, nothing string
+	restarts      bool
+}
+
+var (
+	loaderGRUB     = loader{".cfg", grubBoot, grubMenu, grubNext, grubNothing, true}
+	loaderIPXE     = loader{".ipxe", ipxeBoot, ipxeMenu, ipxeNothing, ipxeNothing, false}
+	loadersOfMenus = []loader{loaderGRUB, loaderIPXE}
+)
+
+// grubMenu lets the person at the machine choose. Whatever fails leads to a new start.
+func grubMenu(server netip.Addr, httpPort int, next menuEntry, entries []menuEntry) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `set timeout=%d
+set timeout_style=menu
+set default=0
+`, menuSeconds)
+	for i, e := range append([]menuEntry{next}, entries...) {
+		hotkey := ""
+		if i > 0 && i < 10 {
+			hotkey = fmt.Sprintf(" --hotkey=%d", i)
+		}
+		fmt.Fprintf(&b, "menuentry \"%s\"%s {\n  configfile (http,%s)%s\n", e.Title, hotkey, hostPort(server, httpPort), e.Path)
+		for line := range strings.Lines(grubFailure("the configuration of this choice could not be loaded")) {
+			b.WriteString("  " + line)
+		}
+		b.WriteString("}\n")
+	}
+	return b.String()
+}
+
+// grubNext goes on to the next boot device: started anew, the machine gets no offer for a while. See grubFailure for why it
+// is not "exit".
+const grubNext = `echo "Branchpoint: this computer restarts, and starts from its next boot device then."
+reboot
+`
+
+// ipxeMenu lets the person at the machine choose. Whatever fails leads to the next boot device.
+func ipxeMenu(server netip.Addr, httpPort int, next menuEntry, entries []menuEntry) string {
+	root := "http://" + hostPort(server, httpPort)
+	var b strings.Builder
+	fmt.Fprintf(&b, "#!ipxe\nimgfree\nmenu Branchpoint\nitem --key n next %s\n", next.Title)
+	for i, e := range entries {
+		key := ""
+		if i < 9 {
+			key = fmt.Sprintf("--key %d ", i+1)
+		}
+		fmt.Fprintf(&b, "item %schoice%d %s\n", key, i+1, e.Title)
+	}
+	fmt.Fprintf(&b, "choose --default next --timeout %d chosen || goto next\ngoto ${chosen} || goto next\n", menuSeconds*1000)
+	for i, e := range entries {
+		fmt.Fprintf(&b, ":choice%d\nchain %s%s ||\nexit 1\n", i+1, root, e.Path)
+	}
+	// The branch is told, but it need not hear it.
+	fmt.Fprintf(&b, ":next\nchain --timeout 3000 %s%s ||\nexit 1\n", root, next.Path)
+	return b.String()
+}
+
 // macOfGRUBPath reads the MAC address out of "/boot/grub/52:54:00:12:34:56.cfg".
 func macOfGRUBPath(path string) (provisioning.MAC, bool) {
 	name, ok := strings.CutPrefix(path, "/boot/grub/")

@@ -278,8 +278,8 @@ func (s *Service) bootFor(ctx context.Context, log *slog.Logger, i Interface, r 
 	s.mu.Unlock()
 	if !decided {
 		d = s.deps.Policy.Decide(ctx, r.machine)
-		if d.Action == policy.Boot {
-			if why := s.cannotBoot(r, i, now); why != "" {
+		if getsAnswer(d) {
+			if why := s.cannotBoot(r, d, i, now); why != "" {
 				d.Action = policy.Silent
 				d.Reasons = append(slices.Clip(d.Reasons), policy.Reason{Rule: "service point", Text: why})
 			}
@@ -290,7 +290,7 @@ func (s *Service) bootFor(ctx context.Context, log *slog.Logger, i Interface, r 
 				"relay", relayText(r.relay), "action", d.Action, "computer", d.Computer, "why", d.Why())
 		}
 	}
-	if d.Action != policy.Boot {
+	if !getsAnswer(d) {
 		return "", false
 	}
 	file, err := bootFile(r, i.Prefix.Addr(), s.cfg.Ports.HTTP)
@@ -300,11 +300,13 @@ func (s *Service) bootFor(ctx context.Context, log *slog.Logger, i Interface, r 
 // decided remembers a decision, and reports whether it is to be logged: only as long as there are not too many of them,
 // counted apart for machines that boot and for those that get nothing.
 func (s *Service) decided(r *request, d policy.Decision, bootServer bool, now time.Time) bool {
+	account := s.account(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	relay := s.relayFor(r, bootServer, now)
-	s.exchanges.put(r.machine, r.packet.TransactionID, d, now).relay = relay
-	if d.Action == policy.Boot {
+	x := s.exchanges.put(r.machine, r.packet.TransactionID, d, now)
+	x.relay, x.account = relay, account
+	if getsAnswer(d) {
 		s.served.put(r.mac, struct{}{})
 		return s.bootLines.allow("", now)
 	}
@@ -312,7 +314,7 @@ func (s *Service) decided(r *request, d policy.Decision, bootServer bool, now ti
 }
 
 // cannotBoot says why a machine that is to boot is better left alone; "" where it is not.
-func (s *Service) cannotBoot(r *request, i Interface, now time.Time) string {
+func (s *Service) cannotBoot(r *request, d policy.Decision, i Interface, now time.Time) string {
 	if _, err := bootFile(r, i.Prefix.Addr(), s.cfg.Ports.HTTP); err != nil {
 		return err.Error()
 	}
@@ -322,6 +324,9 @@ func (s *Service) cannotBoot(r *request, i Interface, now time.Time) string {
 	account := s.account(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if until, ok := s.menus.leftAlone(r.mac, now); ok && d.Action == policy.Offer {
+		return fmt.Sprintf("it was shown its menu and goes on to its next boot device; it is shown it again from %s", until.UTC().Format(time.RFC3339))
+	}
 	if !s.bootLimit.allow(account, now) {
 		return fmt.Sprintf("it was offered its boot more than %d times in a row and asks again; it is left alone for %s", bootBurst, bootInterval)
 	}

@@ -39,6 +39,7 @@ type Service struct {
 	exchanges *exchanges
 	claims    claims
 	secrets   *secrets
+	menus     *menus
 	// served are the clients that were given something: a boot, or an address. They are known, whatever the site's
 	// configuration says.
 	served         *lru[provisioning.MAC, struct{}]
@@ -103,6 +104,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		exchanges:   newExchanges(maxExchanges),
 		metrics:     newMetrics(deps.Metrics),
 		secrets:     newSecrets(),
+		menus:       newMenus(),
 		served:      newLRU[provisioning.MAC, struct{}](maxServed),
 		known:       newBudget(knownBurst, knownInterval, knownHandlers, len(cfg.Interfaces), dropTooMany, dropBusy),
 		unknown:     newBudget(unknownBurst, unknownInterval, unknownHandlers, len(cfg.Interfaces), dropTooManyUnknown, dropBusyUnknown),
