@@ -23,13 +23,17 @@ import (
 )
 
 // BootConfig makes the boot configuration for one boot of a machine that was decided to boot: a new secret, and how to
-// know the branch. server is the address at which this machine reaches the branch.
-func (b *Branch) BootConfig(_ context.Context, m provisioning.Machine, _ policy.Decision, server netip.Addr) ([]byte, error) {
+// know the branch. Of an offer, d names the advertisement that was chosen: the boot is for that one alone. server is the address at which this machine reaches the branch.
+func (b *Branch) BootConfig(_ context.Context, m provisioning.Machine, d policy.Decision, server netip.Addr) ([]byte, error) {
 	_, sum, err := b.identity.Load().agentCertificate()
 	if err != nil {
 		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "read the agents' certificate: %w", err)
 	}
-	secret, err := b.secrets.issue(m, b.cfg.Now())
+	choice := ""
+	if d.Action == policy.Offer {
+		choice = d.Advertisement
+	}
+	secret, err := b.secrets.issue(m, choice, b.cfg.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +72,20 @@ func (b *Branch) Handler() http.Handler {
 			return b.register(r, req)
 		})
 	})
+	mux.HandleFunc("POST "+client.PathPassword, func(w http.ResponseWriter, r *http.Request) {
+		b.answer(w, r, "password", func() (any, error) {
+			c, err := b.authenticate(r)
+			if err != nil {
+				return nil, err
+			}
+			var req client.PasswordRequest
+			if err := decode(w, r, maxRegister, &req); err != nil {
+				// What is wrong with it could be a part of the password.
+				return nil, provisioning.Errorf(provisioning.CodeOf(err), "", "the password could not be read")
+			}
+			return b.password(r.Context(), c, req.Password)
+		})
+	})
 	mux.HandleFunc("POST "+client.PathAssignment, func(w http.ResponseWriter, r *http.Request) {
 		b.answer(w, r, "assignment", func() (any, error) {
 			c, err := b.authenticate(r)
@@ -84,6 +102,9 @@ func (b *Branch) Handler() http.Handler {
 		b.answer(w, r, "status", func() (any, error) {
 			c, err := b.authenticate(r)
 			if err != nil {
+				return nil, err
+			}
+			if err := needsPassword(c); err != nil {
 				return nil, err
 			}
 			var messages []provisioning.StatusMessage
@@ -142,27 +163,54 @@ func (b *Branch) register(r *http.Request, req client.RegisterRequest) (*client.
 		return nil, err
 	}
 	now := b.cfg.Now()
-	m, err := b.secrets.exchange(req.Secret, key, now)
+	x, boot, err := b.secrets.exchange(req.Secret, key, now)
 	if err != nil {
 		return nil, err
 	}
+	m := x.machine
 	// What the agent found must be what the firmware said: else the secret has reached another machine.
 	if req.Facts.GUID != "" && m.GUID != "" && req.Facts.GUID != m.GUID {
 		return nil, provisioning.Errorf(provisioning.CodeForbidden, "", "the boot secret was issued to %s, not to a machine with GUID %s", m.GUID, req.Facts.GUID)
 	}
-	d := b.Decide(r.Context(), m)
-	if d.Action != policy.Boot {
-		return nil, nothing(string(m.MAC), d)
+	c := claims{Machine: m, Key: key, Choice: x.choice, Boot: boot, Expires: now.Add(tokenLife).UTC()}
+	d, err := b.admit(r.Context(), &c, req.Facts)
+	if err != nil {
+		return nil, err
 	}
-	expires := now.Add(tokenLife).UTC()
-	token, err := b.identity.Load().sign(claims{Machine: m, Computer: d.Computer, Key: key, Expires: expires})
+	c.Locked = d.Password && !x.unlocked
+	token, err := b.identity.Load().sign(c)
 	if err != nil {
 		return nil, err
 	}
 	b.metrics.registrations.Inc()
-	b.cfg.Log.Info("agent registered", "computer", d.Computer, "mac", m.MAC, "guid", m.GUID, "arch", m.Arch.String(),
-		"secure_boot", req.Facts.SecureBoot, "product", req.Facts.Product)
-	return &client.Registration{Token: token, Expires: expires, Time: now.UTC()}, nil
+	b.cfg.Log.Info("agent registered", "computer", c.Computer, "unknown", c.Unknown, "mac", m.MAC, "guid", m.GUID, "arch", m.Arch.String(),
+		"chosen", c.Choice, "password_wanted", c.Locked, "secure_boot", req.Facts.SecureBoot, "product", req.Facts.Product)
+	out := &client.Registration{Token: token, Expires: c.Expires, Time: now.UTC(), PasswordWanted: c.Locked}
+	if c.Locked {
+		out.WaitSeconds = seconds(b.attempts.wait(c.accounts(), now))
+	}
+	return out, nil
+}
+
+// admit decides about an agent that registers, notes its inventory, and completes the claims with the computer's name.
+func (b *Branch) admit(ctx context.Context, c *claims, f client.Facts) (policy.Decision, error) {
+	hardware := inventory(f)
+	b.mu.Lock()
+	s := b.state.Load()
+	d := b.decide(s, c.Machine)
+	if c.Computer = d.Computer; d.Unknown && d.Action != policy.Silent {
+		c.Computer, c.Unknown = b.nameUnknown(s, c.Machine, hardware, b.cfg.Now()), true
+	}
+	b.mu.Unlock()
+	d, err := b.decideFor(s, *c)
+	if err != nil {
+		return d, err
+	}
+	if err := b.takeInventory(ctx, c.Computer, !c.Unknown, hardware); err != nil {
+		// Nothing depends on it now; a disk that cannot be written is told of elsewhere.
+		b.cfg.Log.Warn("the inventory was not stored", "computer", c.Computer, "error", err)
+	}
+	return d, nil
 }
 
 func (b *Branch) authenticate(r *http.Request) (claims, error) {
@@ -172,79 +220,6 @@ func (b *Branch) authenticate(r *http.Request) (claims, error) {
 	}
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	return b.identity.Load().open(token, key, b.cfg.Now())
-}
-
-// AuthorizeContent lets an agent read content: any of the site's, with a valid token.
-func (b *Branch) AuthorizeContent(r *http.Request) error {
-	_, err := b.authenticate(r)
-	return err
-}
-
-// assign gives an agent its run: one that was interrupted, one that it had begun and destroyed nothing in, or a new one.
-func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.cfg.Now().UTC()
-	is := b.state.Load()
-	d := b.decide(is, c.Machine)
-	if d.Action != policy.Boot || d.Computer != c.Computer {
-		return nil, nothing(c.Computer, d)
-	}
-	computer, sequence := is.snapshot.Computer(d.Computer), is.snapshot.TaskSequence(d.TaskSequence)
-	if computer == nil || sequence == nil {
-		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "the snapshot lacks computer %s or task sequence %s", d.Computer, d.TaskSequence)
-	}
-	run := is.current(d)
-	if run == nil {
-		id, err := newID(b.cfg.Rand)
-		if err != nil {
-			return nil, err
-		}
-		run = &provisioning.Run{
-			ID: id, Computer: d.Computer, Advertisement: d.Advertisement, TaskSequence: d.TaskSequence,
-			State: provisioning.RunStarted, Machine: c.Machine, StartedAt: now, UpdatedAt: now,
-		}
-		if err := b.cfg.Store.Record(ctx, *run, nil); err != nil {
-			return nil, notStored(fmt.Errorf("store run: %w", err))
-		}
-		b.metrics.runs.WithLabelValues(string(run.State)).Inc()
-		b.putRun(*run)
-	}
-	past, err := b.cfg.Store.RunMessages(ctx, run.ID)
-	if err != nil {
-		return nil, notStored(fmt.Errorf("load status of run %s: %w", run.ID, err))
-	}
-	next := 1
-	for _, m := range past {
-		next = max(next, m.Sequence+1)
-	}
-	return &provisioning.Assignment{
-		Run: *run, Site: b.cfg.Site, Computer: *computer, Sequence: *sequence,
-		Content: sequenceContent(is.snapshot, sequence.Name), NextStatus: next,
-	}, nil
-}
-
-// nothing is the answer to a machine that is not to boot (any more). What is still being copied, and a data disk that can be
-// written, will be there later, so the agent asks again; everything else is final.
-func nothing(name string, d policy.Decision) error {
-	switch d.Rule() {
-	case ruleStorage:
-		return notStored(fmt.Errorf("%s has to wait: %s", name, d.Why()))
-	case ruleContent:
-		return provisioning.Errorf(provisioning.CodeUnavailable, "Wait until the appliance has it.", "%s has to wait: %s", name, d.Why())
-	}
-	return provisioning.Errorf(provisioning.CodeNotFound, "", "there is nothing to do for %s any more: %s", name, d.Why())
-}
-
-// current returns the run of a decision that is under way, nil if a new one is due.
-func (s *state) current(d policy.Decision) *provisioning.Run {
-	for i := len(s.runs) - 1; i >= 0; i-- {
-		r := s.runs[i]
-		if r.Computer == d.Computer && r.Advertisement == d.Advertisement && r.State == provisioning.RunStarted {
-			return &r
-		}
-	}
-	return nil
 }
 
 // newID makes a random id of 32 hexadecimal digits.

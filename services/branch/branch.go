@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,10 +28,10 @@ type Store interface {
 	SaveIdentity(ctx context.Context, b []byte) error
 	// LoadSnapshot returns nil if there is none.
 	LoadSnapshot(ctx context.Context) (*provisioning.SignedSnapshot, error)
-	SaveSnapshot(ctx context.Context, s *provisioning.SignedSnapshot) error
-	Runs(ctx context.Context) ([]provisioning.Run, error)
-	// Record stores a run and messages about it together. Messages it has are left as they are.
-	Record(ctx context.Context, run provisioning.Run, messages []provisioning.StatusMessage) error
+	// Records returns what Commit has stored besides.
+	Records(ctx context.Context) (provisioning.BranchRecords, error)
+	// Commit stores a change, all of it or nothing.
+	Commit(ctx context.Context, c provisioning.BranchChange) error
 	// RunMessages returns a run's messages in the order of their Sequence.
 	RunMessages(ctx context.Context, run string) ([]provisioning.StatusMessage, error)
 	// Undelivered returns the oldest messages central has not acknowledged.
@@ -38,6 +39,9 @@ type Store interface {
 	MarkDelivered(ctx context.Context, ids []string) error
 	// OutboxLength returns how many messages central has not acknowledged.
 	OutboxLength(ctx context.Context) (int, error)
+	// UndeliveredReports returns the oldest reports that DropReports has not taken out.
+	UndeliveredReports(ctx context.Context, limit int) ([]provisioning.SiteReport, error)
+	DropReports(ctx context.Context, ids []string) error
 }
 
 // Central is what a branch asks of the central site.
@@ -48,6 +52,14 @@ type Central interface {
 	Snapshot(ctx context.Context, epoch, number uint64, wait time.Duration) (*provisioning.SignedSnapshot, error)
 	// Report delivers status messages; what was delivered before does no harm.
 	Report(ctx context.Context, messages []provisioning.StatusMessage) error
+	// ReportSite delivers site reports; what was delivered before does no harm.
+	ReportSite(ctx context.Context, reports []provisioning.SiteReport) error
+	// Epochs says which root key central has, and what it has signed.
+	Epochs(ctx context.Context) (provisioning.Epochs, error)
+	// Runs are the site's runs, as far as central knows of them.
+	Runs(ctx context.Context) ([]provisioning.Run, error)
+	// Renew exchanges a PEM certificate request by the site's key for a new certificate.
+	Renew(ctx context.Context, csr []byte) (Enrolment, error)
 }
 
 // Enrolment is central's answer to an enrolment.
@@ -56,6 +68,8 @@ type Enrolment struct {
 	Certificate []byte
 	// SnapshotKey verifies snapshots.
 	SnapshotKey ed25519.PublicKey
+	// Epochs is central's root key, and what it has signed.
+	Epochs provisioning.Epochs
 }
 
 // Config is what a Branch is made of.
@@ -64,8 +78,10 @@ type Config struct {
 	Site string
 	// CentralCA is the sum of central's CA that site.yaml names: who enrolled at another central does not serve for this one.
 	CentralCA provisioning.SHA256
-	Store     Store
-	Central   Central
+	// EnrolmentToken is the token with which the branch enrols again where central has revoked its certificate; may be empty.
+	EnrolmentToken string
+	Store          Store
+	Central        Central
 	// Installed reports whether a content package is on the distribution point, whole and verified.
 	Installed func(provisioning.ContentRef) bool
 	// Writable says why nothing can be stored now, nil if it can. While it cannot, no machine is started, as its run could
@@ -85,15 +101,20 @@ type Config struct {
 
 // Branch is one site's state and decisions. Its methods may be called from many goroutines.
 type Branch struct {
-	cfg      Config
-	identity atomic.Pointer[identity]
-	secrets  *secrets
-	metrics  *metrics
-	state    atomic.Pointer[state]
-	reported chan struct{} // has a value when messages wait for delivery
+	cfg         Config
+	identity    atomic.Pointer[identity]
+	secrets     *secrets
+	attempts    *attempts
+	checks      *queue // of passwords that are being looked at
+	notices     *notices
+	metrics     *metrics
+	state       atomic.Pointer[state]
+	reported    chan struct{} // has a value when messages wait for delivery
+	reportsWait chan struct{} // has a value when site reports wait for delivery
 
-	mu      sync.Mutex    // held by who changes state, and while the store is written, so that it says what state says
-	changed chan struct{} // closed and replaced when a new snapshot is in force
+	mu       sync.Mutex             // held by who changes state, and while the store is written, so that it says what state says
+	changed  chan struct{}          // closed and replaced when a new snapshot is in force
+	reserved map[string]reservation // names kept for unknown computers, in lower case
 }
 
 // state is what decisions are made by. It is never changed, only replaced, so that a decision waits for nobody: not for the
@@ -101,29 +122,59 @@ type Branch struct {
 type state struct {
 	snapshot *provisioning.Snapshot // nil if there is none
 	policy   *policy.Policy         // the snapshot's
-	runs     []provisioning.Run     // in the order in which they began
+	names    map[string]bool        // of the snapshot's computers, in lower case
+	// past is the history without Approved. Its runs stand in the order in which they began.
+	past       policy.History
+	allowances []provisioning.Allowance
+	obeyed     map[provisioning.SHA256]bool // orders, by their sums
 }
 
-// putInForce makes s the snapshot that everything is decided by. b.mu is held.
-func (b *Branch) putInForce(s *provisioning.Snapshot) {
-	p, err := policy.Compile(s)
-	if err != nil {
-		b.cfg.Log.Warn("parts of the snapshot cannot be used, and nothing is answered by them", "error", err)
+// with returns the state with another snapshot.
+func (s state) with(snapshot *provisioning.Snapshot) (*state, error) {
+	var err error
+	s.snapshot, s.names = snapshot, namesOf(snapshot)
+	s.policy, err = policy.Compile(snapshot)
+	return &s, err
+}
+
+// putInForce makes next, which has another snapshot, what everything is decided by. b.mu is held.
+func (b *Branch) putInForce(next *state) {
+	b.state.Store(next)
+	b.metrics.inForce(next.snapshot)
+}
+
+// withRun returns the state with one run in place of that with the same id, or with one more.
+func (s state) withRun(run provisioning.Run) *state {
+	s.past = s.past.With(run)
+	return &s
+}
+
+// withInventory returns the state with what a computer says of its hardware.
+func (s state) withInventory(name string, v provisioning.Inventory) *state {
+	s.past.Inventories = maps.Clone(s.past.Inventories)
+	if s.past.Inventories == nil {
+		s.past.Inventories = map[string]provisioning.Inventory{}
 	}
-	b.state.Store(&state{snapshot: s, policy: p, runs: b.state.Load().runs})
-	b.metrics.inForce(s)
+	s.past.Inventories[name] = v
+	return &s
 }
 
-// putRun replaces the run with the same id, or adds a new one. b.mu is held.
-func (b *Branch) putRun(run provisioning.Run) {
-	next := *b.state.Load()
-	next.runs = slices.Clone(next.runs)
-	if i := slices.IndexFunc(next.runs, func(r provisioning.Run) bool { return r.ID == run.ID }); i >= 0 {
-		next.runs[i] = run
+// withDiscovered returns the state with one more computer that was unknown.
+func (s state) withDiscovered(c provisioning.Computer) *state {
+	s.past.Discovered = append(slices.Clip(s.past.Discovered), c)
+	s.past = s.past.Indexed()
+	return &s
+}
+
+// withAllowance returns the state with one allowance in place of that with the same id, or with one more.
+func (s state) withAllowance(a provisioning.Allowance) *state {
+	s.allowances = slices.Clone(s.allowances)
+	if i := slices.IndexFunc(s.allowances, func(x provisioning.Allowance) bool { return x.ID == a.ID }); i >= 0 {
+		s.allowances[i] = a
 	} else {
-		next.runs = append(next.runs, run)
+		s.allowances = append(s.allowances, a)
 	}
-	b.state.Store(&next)
+	return &s
 }
 
 // New loads what the store has. It does not speak with central yet.
@@ -131,7 +182,10 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 	if cfg.Writable == nil {
 		cfg.Writable = func() error { return nil }
 	}
-	b := &Branch{cfg: cfg, metrics: newMetrics(), changed: make(chan struct{}), reported: make(chan struct{}, 1)}
+	b := &Branch{
+		cfg: cfg, metrics: newMetrics(), attempts: newAttempts(), checks: newQueue(maxPasswordQueue), notices: newNotices(),
+		changed: make(chan struct{}), reported: make(chan struct{}, 1), reportsWait: make(chan struct{}, 1), reserved: map[string]reservation{},
+	}
 	if err := b.metrics.register(cfg.Metrics); err != nil {
 		return nil, err
 	}
@@ -140,19 +194,29 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 		return nil, err
 	}
 	b.identity.Store(id)
-	b.secrets = &secrets{rand: cfg.Rand, issued: map[[32]byte]issued{}}
-	runs, err := cfg.Store.Runs(ctx)
+	b.secrets = &secrets{rand: cfg.Rand, issued: map[secretKey]issued{}}
+	records, err := cfg.Store.Records(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("load the history of runs: %w", err)
+		return nil, fmt.Errorf("load the branch's records: %w", err)
 	}
-	b.state.Store(&state{runs: runs})
+	first := &state{
+		past: policy.History{
+			Runs: records.Runs, Discovered: records.Discovered, Inventories: records.Inventories, Complete: records.HistoryComplete,
+		}.Indexed(),
+		allowances: records.Allowances, obeyed: make(map[provisioning.SHA256]bool, len(records.Obeyed)),
+	}
+	for _, sum := range records.Obeyed {
+		first.obeyed[sum] = true
+	}
+	first.policy, _ = policy.Compile(nil) // nothing can be wrong with it
+	b.state.Store(first)
 	signed, err := cfg.Store.LoadSnapshot(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load the site's snapshot: %w", err)
 	}
 	if signed != nil && b.identity.Load().Enrolled() {
 		// Verified again: the data disk is not the place that trust comes from.
-		s, err := signed.Open(b.identity.Load().SnapshotKey)
+		s, err := b.identity.Load().trust().Open(signed)
 		if err == nil && s.Site.Name != cfg.Site {
 			err = provisioning.Errorf(provisioning.CodeForbidden, "", "it is site %s's", s.Site.Name)
 		}
@@ -160,12 +224,22 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 			// The branch is silent until central has sent it again; to end here would keep it from asking.
 			cfg.Log.Error("the site's stored snapshot is not used", "error", err)
 		} else {
-			b.putInForce(s)
+			b.putInForce(b.compiled(first, s))
 		}
 	}
 	b.countOutbox(ctx)
 	b.reported <- struct{}{}
+	b.reportsWait <- struct{}{}
 	return b, nil
+}
+
+// compiled is the state with another snapshot; what of it cannot be used is said in the log, and is silent.
+func (b *Branch) compiled(s *state, snapshot *provisioning.Snapshot) *state {
+	next, err := s.with(snapshot)
+	if err != nil {
+		b.cfg.Log.Error("a part of the configuration is not used", "epoch", snapshot.Epoch, "number", snapshot.Number, "error", err)
+	}
+	return next
 }
 
 // Snapshot returns the snapshot in force, nil if there is none, and a channel that is closed when it is replaced.
@@ -175,93 +249,16 @@ func (b *Branch) Snapshot() (*provisioning.Snapshot, <-chan struct{}) {
 	return b.state.Load().snapshot, b.changed
 }
 
-// Decide says what a machine gets. It is silent where the content of what it would get is not all here: a boot that
-// cannot end is worse than none. It waits for nobody.
-func (b *Branch) Decide(_ context.Context, m provisioning.Machine) policy.Decision {
-	return b.decide(b.state.Load(), m)
-}
-
-func (b *Branch) decide(s *state, m provisioning.Machine) policy.Decision {
-	d := s.policy.Decide(m, policy.History{Runs: s.runs, Complete: true}, b.cfg.Now())
-	if why := notServed(&d); why != "" {
-		d.Action, d.Choices = policy.Silent, nil
-		d.Reasons = append(d.Reasons, policy.Reason{Rule: "role", Text: why})
-	}
-	if d.Action != policy.Boot {
-		return d
-	}
-	if s.snapshot.Site.Spec.DistributionPoint == nil {
-		d.Action = policy.Silent
-		d.Reasons = append(d.Reasons, policy.Reason{Rule: "role", Text: "the distribution point of site " + b.cfg.Site + " is off"})
-		return d
-	}
-	if err := b.cfg.Writable(); err != nil {
-		d.Action = policy.Silent
-		d.Reasons = append(d.Reasons, policy.Reason{Rule: ruleStorage, Text: "the run could not be stored: " + err.Error()})
-		return d
-	}
-	for _, c := range sequenceContent(s.snapshot, d.TaskSequence) {
-		if !b.cfg.Installed(c) {
-			d.Action = policy.Silent
-			d.Reasons = append(d.Reasons, policy.Reason{
-				Rule: ruleContent,
-				Text: fmt.Sprintf("package %s version %d, which task sequence %s needs, is not here in full yet", c.Package, c.Version, d.TaskSequence),
-			})
-			return d
-		}
-	}
-	return d
-}
-
-// notServed says what of a decision this branch cannot do yet, "" where it can do all.
-func notServed(d *policy.Decision) string {
-	switch {
-	case d.Action == policy.Offer:
-		return "this branch cannot offer a choice yet"
-	case d.Action == policy.Boot && d.Password:
-		return "this branch cannot ask for the password yet"
-	case d.Action == policy.Boot && d.Unknown:
-		return "this branch cannot deploy unknown computers yet"
-	}
-	return ""
-}
-
-// The rules by which a machine waits: for what is not here yet, and for a data disk that can be written.
-const (
-	ruleContent = "content"
-	ruleStorage = "storage"
-)
-
-// notStored is the answer to an agent whose request would change what is stored, and cannot: whatever is wrong with the
-// disk, asking again later is right, as nothing of the request has happened.
-func notStored(err error) error {
-	return provisioning.Errorf(provisioning.CodeUnavailable, "Wait: it goes on by itself once the appliance can store again. Its screen says what is wrong.", "%w", err)
-}
-
-// sequenceContent maps the images that a sequence applies to their content.
-func sequenceContent(s *provisioning.Snapshot, sequence string) map[string]provisioning.ContentRef {
-	out := map[string]provisioning.ContentRef{}
-	if ts := s.TaskSequence(sequence); ts != nil {
-		for _, st := range ts.Spec.Steps {
-			if a := st.ApplyOperatingSystemImage; a != nil {
-				if c := s.ImageContent(a.Image); c != nil {
-					out[a.Image] = *c
-				}
-			}
-		}
-	}
-	return out
-}
-
-// apply puts a snapshot in force if it is for this site and newer than the one that is.
+// apply puts a snapshot in force if it is for this site and newer than the one that is, and obeys its orders.
 func (b *Branch) apply(ctx context.Context, signed *provisioning.SignedSnapshot) error {
-	s, err := signed.Open(b.identity.Load().SnapshotKey)
+	s, trusting, err := b.openSnapshot(ctx, signed)
 	if err != nil {
 		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	before := b.state.Load().snapshot
+	is := b.state.Load()
+	before := is.snapshot
 	switch {
 	case s.Site.Name != b.cfg.Site:
 		return provisioning.Errorf(provisioning.CodeForbidden, "", "central sent a snapshot of site %s to site %s", s.Site.Name, b.cfg.Site)
@@ -269,87 +266,72 @@ func (b *Branch) apply(ctx context.Context, signed *provisioning.SignedSnapshot)
 		return provisioning.Errorf(provisioning.CodeConflict, "", "central sent snapshot %d.%d, which is not newer than %d.%d",
 			s.Epoch, s.Number, before.Epoch, before.Number)
 	}
-	if err := b.cfg.Store.SaveSnapshot(ctx, signed); err != nil {
+	next := b.compiled(is, s)
+	change, lines, err := b.take(is, next)
+	if err != nil {
+		return err
+	}
+	change.Snapshot = signed
+	// A central that was restored has lost what it was told since its backup.
+	change.Resend = before != nil && before.Epoch != s.Epoch
+	if err := b.commitSnapshot(ctx, change, trusting); err != nil {
 		return fmt.Errorf("store snapshot %d.%d: %w", s.Epoch, s.Number, err)
 	}
-	b.putInForce(s)
+	b.putInForce(next)
 	close(b.changed)
 	b.changed = make(chan struct{})
 	b.cfg.Log.Info("snapshot in force", "epoch", s.Epoch, "number", s.Number, "computers", len(s.Computers), "advertisements", len(s.Advertisements))
+	for _, l := range lines {
+		b.cfg.Log.Warn("an order is obeyed", "order", l)
+	}
+	if len(change.Reports) > 0 {
+		b.wakeReports()
+	}
+	b.notices.recheck(func(m provisioning.Machine) policy.Decision { return b.decide(next, m) })
 	return nil
 }
 
-// record stores messages with what they change about their run, then lets the outbox go on.
-func (b *Branch) record(ctx context.Context, computer string, messages []provisioning.StatusMessage) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	byRun := map[string][]provisioning.StatusMessage{}
-	var order []string
-	for _, m := range messages {
-		if err := m.Validate(); err != nil {
-			return err
+// take makes next, which has another snapshot than the state before, what it is by that snapshot: its orders are obeyed, and
+// computers that it knows are discovered ones no more. It returns what of that is to be stored, and lines for the log.
+func (b *Branch) take(is, next *state) (provisioning.BranchChange, []string, error) {
+	o := obey(next.snapshot, is.past, is.allowances, is.obeyed)
+	change := o.change
+	next.allowances = o.allowances
+	if len(change.Obeyed) > 0 {
+		next.obeyed = maps.Clone(is.obeyed)
+		for _, sum := range change.Obeyed {
+			next.obeyed[sum] = true
 		}
-		if m.Site != b.cfg.Site || m.Computer != computer {
-			return provisioning.Errorf(provisioning.CodeForbidden, "", "status message %s is about another computer", m.ID)
-		}
-		if byRun[m.Run] == nil {
-			order = append(order, m.Run)
-		}
-		byRun[m.Run] = append(byRun[m.Run], m)
 	}
-	for _, id := range order {
-		runs := b.state.Load().runs
-		i := slices.IndexFunc(runs, func(r provisioning.Run) bool { return r.ID == id && r.Computer == computer })
-		if i < 0 {
-			return provisioning.Errorf(provisioning.CodeNotFound, "", "there is no run %s of %s at this branch", id, computer)
-		}
-		run := runs[i]
-		for _, m := range byRun[id] {
-			advance(&run, m, b.cfg.Now())
-		}
-		if err := b.cfg.Store.Record(ctx, run, byRun[id]); err != nil {
-			return notStored(fmt.Errorf("store status of run %s: %w", id, err))
-		}
-		b.metrics.runChanged(runs[i], run)
-		b.putRun(run)
+	change.Forget = known(is.past.Discovered, next.snapshot)
+	change.Discovered = lost(is.past.Runs, is.snapshot, next.snapshot)
+	next.past.Runs = o.runs
+	next.past.Discovered = slices.DeleteFunc(slices.Clone(is.past.Discovered), func(c provisioning.Computer) bool { return slices.Contains(change.Forget, c.Name) })
+	next.past.Discovered = append(next.past.Discovered, change.Discovered...)
+	next.past = next.past.Indexed()
+	if is.snapshot == nil || is.snapshot.Epoch == next.snapshot.Epoch {
+		return change, o.lines, nil
 	}
-	b.countOutbox(ctx)
-	select {
-	case b.reported <- struct{}{}:
-	default:
+	// A central that was restored has lost what it was told since its backup.
+	for i := range next.past.Discovered {
+		r, err := b.discoveredReport(next, &next.past.Discovered[i])
+		if err != nil {
+			return change, nil, err
+		}
+		change.Reports = append(change.Reports, r)
 	}
-	return nil
+	return change, o.lines, nil
 }
 
-// advance is what a status message changes about its run. A final state is never left: messages may arrive twice.
-func advance(run *provisioning.Run, m provisioning.StatusMessage, now time.Time) {
-	run.UpdatedAt = now.UTC()
-	if m.Code == provisioning.StatusStepStarted && destructive(m.Action) {
-		if !run.Spent {
-			run.SpentAt = now.UTC()
-		}
-		run.Spent = true
+// discoveredReport tells central of a computer that was unknown.
+func (b *Branch) discoveredReport(s *state, c *provisioning.Computer) (provisioning.SiteReport, error) {
+	id, err := newID(b.cfg.Rand)
+	if err != nil {
+		return provisioning.SiteReport{}, err
 	}
-	if run.State != provisioning.RunStarted {
-		return
+	r := provisioning.SiteReport{ID: id, Site: b.cfg.Site, Kind: provisioning.ReportDiscovered, At: b.cfg.Now().UTC(), Computer: c.Name, Discovered: c}
+	if inv, ok := s.past.Inventories[c.Name]; ok {
+		r.Inventory = &inv
 	}
-	switch m.Code {
-	case provisioning.StatusSequenceDone:
-		run.State = provisioning.RunSucceeded
-	case provisioning.StatusSequenceFailed:
-		run.State = provisioning.RunFailed
-	}
-}
-
-// destructive reports whether a step of that action overwrites disks.
-func destructive(action string) bool {
-	for _, s := range []provisioning.Step{
-		{PartitionDisk: &provisioning.PartitionDisk{}},
-		{ApplyOperatingSystemImage: &provisioning.ApplyOperatingSystemImage{}},
-	} {
-		if s.Action() == action {
-			return s.Destructive()
-		}
-	}
-	return false
+	return r, nil
 }

@@ -33,7 +33,13 @@ type central struct {
 	snapshots chan *provisioning.SignedSnapshot
 	down      bool
 	received  []provisioning.StatusMessage
+	reports   []provisioning.SiteReport
 	got       chan struct{}
+
+	// What central says of its root key, of the site's runs, and which certificate it gives for another.
+	epochs  provisioning.Epochs
+	runs    []provisioning.Run
+	renewed []byte
 }
 
 func newCentral(t *testing.T) *central {
@@ -69,6 +75,18 @@ func (c *central) Report(_ context.Context, messages []provisioning.StatusMessag
 		return errors.New("the connection was cut")
 	}
 	c.received = append(c.received, messages...)
+	return nil
+}
+
+func (c *central) ReportSite(_ context.Context, reports []provisioning.SiteReport) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() { c.got <- struct{}{} }()
+	if c.down {
+		c.down = false
+		return errors.New("the connection was cut")
+	}
+	c.reports = append(c.reports, reports...)
 	return nil
 }
 
@@ -128,7 +146,13 @@ func enrolled(t *testing.T) *site {
 	if err := s.Enrol(t.Context(), "good"); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.fetchHistory(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.apply(t.Context(), s.central.sign(t, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AcceptHistory(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -215,7 +239,7 @@ func TestADamagedSnapshotIsFetchedAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			damage(stored)
-			if err := first.cfg.Store.SaveSnapshot(t.Context(), stored); err != nil {
+			if err := first.cfg.Store.Commit(t.Context(), provisioning.BranchChange{Snapshot: stored}); err != nil {
 				t.Fatal(err)
 			}
 			s := open(t, first.central, first.path)
@@ -461,11 +485,11 @@ func TestAgentStartedAgain(t *testing.T) {
 func TestSecretsExpireAndTokensAreBound(t *testing.T) {
 	s := enrolled(t)
 	now := time.Now()
-	secret, err := s.secrets.issue(desk, now)
+	secret, err := s.secrets.issue(desk, "", now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.secrets.exchange(secret, "k", now.Add(secretLife+time.Second))
+	_, _, err = s.secrets.exchange(secret, "k", now.Add(secretLife+time.Second))
 	wantCode(t, err, provisioning.CodeUnauthorized)
 
 	id := s.identity.Load()

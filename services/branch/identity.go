@@ -2,6 +2,7 @@ package branch
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -29,10 +30,15 @@ type identity struct {
 	// until enrolled.
 	SiteKey     []byte `json:"siteKey"`
 	Certificate []byte `json:"certificate,omitempty"`
+	// NextSiteKey is the key with which the branch enrols again, until it has: central has revoked the certificate of SiteKey.
+	NextSiteKey []byte `json:"nextSiteKey,omitempty"`
 	// CentralCA is the sum of the CA of the central that the branch enrolled at.
 	CentralCA provisioning.SHA256 `json:"centralCA,omitempty"`
 	// SnapshotKey verifies snapshots.
 	SnapshotKey ed25519.PublicKey `json:"snapshotKey,omitempty"`
+	// Root is central's root key, once it is pinned, and Epoch the newest that it has signed here.
+	Root  ed25519.PublicKey `json:"root,omitempty"`
+	Epoch uint64            `json:"epoch,omitempty"`
 	// AgentKey and AgentCertificate (DER) are for the agents' HTTPS, pinned by the sum that each boot is told.
 	AgentKey         []byte `json:"agentKey"`
 	AgentCertificate []byte `json:"agentCertificate"`
@@ -77,10 +83,18 @@ func loadIdentity(ctx context.Context, cfg Config) (*identity, error) {
 	return id, saveIdentity(ctx, cfg.Store, id)
 }
 
-func saveIdentity(ctx context.Context, s Store, id *identity) error {
+func (id *identity) encode() ([]byte, error) {
 	b, err := json.Marshal(id)
 	if err != nil {
-		return provisioning.Errorf(provisioning.CodeInternal, "", "encode the branch's identity: %w", err)
+		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "encode the branch's identity: %w", err)
+	}
+	return b, nil
+}
+
+func saveIdentity(ctx context.Context, s Store, id *identity) error {
+	b, err := id.encode()
+	if err != nil {
+		return err
 	}
 	if err := s.SaveIdentity(ctx, b); err != nil {
 		return fmt.Errorf("store the branch's identity: %w", err)
@@ -94,13 +108,11 @@ func newIdentity(site string, now time.Time) (*identity, error) {
 		return nil, err
 	}
 	for _, der := range []*[]byte{&id.SiteKey, &id.AgentKey} {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		key, encoded, err := newKey()
 		if err != nil {
 			return nil, err
 		}
-		if *der, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
-			return nil, err
-		}
+		*der = encoded
 		// The agents' certificate: pinned by its sum, so names and dates say nothing that anybody checks.
 		if der == &id.AgentKey {
 			tmpl := &x509.Certificate{
@@ -116,17 +128,52 @@ func newIdentity(site string, now time.Time) (*identity, error) {
 	return id, nil
 }
 
-// request makes a PEM certificate request for the site key.
-func (id *identity) request() ([]byte, error) {
-	key, err := x509.ParsePKCS8PrivateKey(id.SiteKey)
+// newKey makes a key, and its encoding (PKCS #8 DER).
+func newKey() (*ecdsa.PrivateKey, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: id.Site}}, key)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return key, der, err
+}
+
+// request makes a PEM certificate request by a site key (PKCS #8 DER).
+func request(site string, siteKey []byte) ([]byte, error) {
+	key, err := x509.ParsePKCS8PrivateKey(siteKey)
 	if err != nil {
-		return nil, err
+		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "make certificate request: %w", err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: site}}, key)
+	if err != nil {
+		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "make certificate request: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
+// enrolling is the key with which the branch enrols.
+func (id *identity) enrolling() []byte {
+	if id.NextSiteKey != nil {
+		return id.NextSiteKey
+	}
+	return id.SiteKey
+}
+
+// Fingerprint is that of the key with which the branch enrols, for people to compare (provisioning.Fingerprint).
+func (b *Branch) Fingerprint() string {
+	key, err := x509.ParsePKCS8PrivateKey(b.identity.Load().enrolling())
+	if err != nil {
+		return ""
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return ""
+	}
+	der, err := x509.MarshalPKIXPublicKey(signer.Public())
+	if err != nil {
+		return ""
+	}
+	return provisioning.Fingerprint(provisioning.SumSHA256(der))
 }
 
 // ClientCertificate returns the certificate with which the branch shows itself to central. It fails with
@@ -143,11 +190,17 @@ func (b *Branch) ClientCertificate() (tls.Certificate, error) {
 // Enrolled reports whether central has accepted the branch.
 func (b *Branch) Enrolled() bool { return b.identity.Load().Enrolled() }
 
-// Enrol exchanges an enrolment token for the branch's certificate and stores it.
+// Enrol exchanges an enrolment token for the branch's certificate and stores it. A branch that was enrolled before enrols again
+// with another key, and sends everything that it has to tell once more.
 func (b *Branch) Enrol(ctx context.Context, token string) error {
-	csr, err := b.identity.Load().request()
+	again, err := b.prepareEnrolment(ctx)
 	if err != nil {
-		return provisioning.Errorf(provisioning.CodeInternal, "", "make certificate request: %w", err)
+		return err
+	}
+	key := b.identity.Load().enrolling()
+	csr, err := request(b.cfg.Site, key)
+	if err != nil {
+		return err
 	}
 	answer, err := b.cfg.Central.Enrol(ctx, token, csr)
 	if err != nil {
@@ -156,16 +209,40 @@ func (b *Branch) Enrol(ctx context.Context, token string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next := *b.identity.Load()
-	next.Certificate, next.SnapshotKey, next.CentralCA = answer.Certificate, answer.SnapshotKey, b.cfg.CentralCA
-	if len(next.Certificate) == 0 || len(next.SnapshotKey) != ed25519.PublicKeySize {
+	next.SiteKey, next.NextSiteKey = key, nil
+	next.Certificate, next.CentralCA = answer.Certificate, b.cfg.CentralCA
+	if len(next.Certificate) == 0 || len(answer.SnapshotKey) != ed25519.PublicKeySize {
 		return provisioning.Errorf(provisioning.CodeCorrupt, "", "central's answer to the enrolment is incomplete")
 	}
-	if err := saveIdentity(ctx, b.cfg.Store, &next); err != nil {
+	if next.Root == nil { // else the root key's statements alone say by which key snapshots are signed
+		next.SnapshotKey = answer.SnapshotKey
+		trust, err := next.trust().Follow(b.cfg.CentralCA, answer.Epochs)
+		if err != nil {
+			return fmt.Errorf("enrol at central: %w", err)
+		}
+		next = *next.trusting(trust)
+	}
+	if err := b.storeIdentity(ctx, &next, provisioning.BranchChange{Resend: again}); err != nil {
 		return err
 	}
-	b.identity.Store(&next)
-	b.cfg.Log.Info("enrolled at central", "site", b.cfg.Site)
+	b.cfg.Log.Info("enrolled at central", "site", b.cfg.Site, "again", again, "root pinned", next.Root != nil)
 	return nil
+}
+
+// prepareEnrolment reports whether the branch was enrolled before. Then it has a new key after it, which is stored before
+// central is asked, so that an answer that was lost can be asked for again.
+func (b *Branch) prepareEnrolment(ctx context.Context) (again bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	id := b.identity.Load()
+	if !id.Enrolled() || id.NextSiteKey != nil {
+		return id.Enrolled(), nil
+	}
+	next := *id
+	if _, next.NextSiteKey, err = newKey(); err != nil {
+		return true, provisioning.Errorf(provisioning.CodeInternal, "", "make a key: %w", err)
+	}
+	return true, b.storeIdentity(ctx, &next, provisioning.BranchChange{})
 }
 
 // agentCertificate returns the certificate for the agents' HTTPS, and its sum.

@@ -11,7 +11,7 @@ import (
 
 // metrics are what a branch counts. Label values are words of this package and of provisioning, never of the wire.
 type metrics struct {
-	runs, refusals, dropped                         *prometheus.CounterVec
+	runs, refusals, dropped, passwords              *prometheus.CounterVec
 	registrations                                   prometheus.Counter
 	outbox, lastContact, snapshotEpoch, snapshotNum prometheus.Gauge
 }
@@ -27,6 +27,7 @@ func newMetrics() *metrics {
 		runs:          counter("branchpoint_branch_runs_total", "Runs that came into a state: started, succeeded or failed.", "state"),
 		refusals:      counter("branchpoint_branch_refusals_total", "Agents' requests that were refused, by request and the refusal's code.", "request", "code"),
 		dropped:       counter("branchpoint_branch_connections_dropped_total", "Agents' connections that were ended as there were too many, by reason.", "reason"),
+		passwords:     counter("branchpoint_branch_passwords_total", "Passwords that were given at clients, by result: right, wrong, or too-early to be looked at.", "result"),
 		registrations: prometheus.NewCounter(prometheus.CounterOpts{Name: "branchpoint_branch_registrations_total", Help: "Agents that exchanged a boot secret for a token."}),
 		outbox:        gauge("branchpoint_branch_outbox_messages", "Status messages that central has not acknowledged."),
 		lastContact:   gauge("branchpoint_branch_central_contact_timestamp_seconds", "When central last answered, in seconds since 1970; 0 if it has not since the start."),
@@ -34,6 +35,13 @@ func newMetrics() *metrics {
 		snapshotNum:   gauge("branchpoint_branch_snapshot_number", "The number of the snapshot in force; 0 if there is none."),
 	}
 }
+
+// What comes of a password: the values of the label "result".
+const (
+	passwordRight    = "right"
+	passwordWrong    = "wrong"
+	passwordTooEarly = "too-early"
+)
 
 // register registers the metrics; reg may be nil.
 func (m *metrics) register(reg prometheus.Registerer) error {
@@ -43,10 +51,13 @@ func (m *metrics) register(reg prometheus.Registerer) error {
 	for _, reason := range []string{droppedDrivenOut, droppedAddress, droppedAll} {
 		m.dropped.WithLabelValues(reason)
 	}
+	for _, result := range []string{passwordRight, passwordWrong, passwordTooEarly} {
+		m.passwords.WithLabelValues(result)
+	}
 	if reg == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{m.runs, m.refusals, m.dropped, m.registrations, m.outbox, m.lastContact, m.snapshotEpoch, m.snapshotNum} {
+	for _, c := range []prometheus.Collector{m.runs, m.refusals, m.dropped, m.passwords, m.registrations, m.outbox, m.lastContact, m.snapshotEpoch, m.snapshotNum} {
 		if err := reg.Register(c); err != nil {
 			return provisioning.Errorf(provisioning.CodeInternal, "", "register the branch's metrics: %w", err)
 		}

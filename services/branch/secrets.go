@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -29,20 +30,30 @@ const maxSecrets = 4096
 type secrets struct {
 	rand   io.Reader
 	mu     sync.Mutex
-	issued map[[32]byte]issued
+	issued map[secretKey]issued
 }
 
 // issued is what a boot secret stands for. A secret that was exchanged stays, bound to the key that did it: the answer
 // may have been lost. An agent that was started anew has another key, and its computer boots again.
 type issued struct {
 	machine provisioning.Machine
+	// choice is the advertisement that a person chose at the machine, empty where it boots for what is required.
+	choice  string
 	expires time.Time
 	key     provisioning.SHA256 // empty until exchanged
+	// unlocked is true once the site's password was given in this boot.
+	unlocked bool
 }
+
+// boot tells a boot from others: it is made of the secret, and says nothing about it.
+func (k secretKey) boot() string { return hex.EncodeToString(k[:16]) }
+
+// secretKey is the sum of a secret.
+type secretKey [32]byte
 
 // issue makes a secret for one boot of a machine. Older secrets of the machine stay until they expire: whoever can ask for
 // one in the machine's name must not end the boot that is under way.
-func (s *secrets) issue(m provisioning.Machine, now time.Time) (string, error) {
+func (s *secrets) issue(m provisioning.Machine, choice string, now time.Time) (string, error) {
 	var b [32]byte
 	if _, err := io.ReadFull(s.rand, b[:]); err != nil {
 		return "", fmt.Errorf("make boot secret: %w", err)
@@ -58,19 +69,19 @@ func (s *secrets) issue(m provisioning.Machine, now time.Time) (string, error) {
 	if len(s.issued) >= maxSecrets {
 		return "", provisioning.Errorf(provisioning.CodeUnavailable, "", "%d machines are booting at once", len(s.issued))
 	}
-	s.issued[sha256.Sum256([]byte(secret))] = issued{machine: m, expires: now.Add(secretLife)}
+	s.issued[sha256.Sum256([]byte(secret))] = issued{machine: m, choice: choice, expires: now.Add(secretLife)}
 	return secret, nil
 }
 
-// exchange takes a secret in for the agent with the given key, and returns the machine it was issued to.
-func (s *secrets) exchange(secret string, key provisioning.SHA256, now time.Time) (provisioning.Machine, error) {
+// exchange takes a secret in for the agent with the given key, and returns what it was issued for, and the boot's name.
+func (s *secrets) exchange(secret string, key provisioning.SHA256, now time.Time) (issued, string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := sha256.Sum256([]byte(secret))
+	k := secretKey(sha256.Sum256([]byte(secret)))
 	v, ok := s.issued[k]
 	if !ok || now.After(v.expires) || (v.key != "" && v.key != key) {
 		delete(s.issued, k) // a secret that two keys present has leaked: nobody keeps it
-		return provisioning.Machine{}, provisioning.Errorf(provisioning.CodeUnauthorized,
+		return issued{}, "", provisioning.Errorf(provisioning.CodeUnauthorized,
 			"Start the computer from the network again.", "the boot secret is unknown, expired or used")
 	}
 	if v.key == "" {
@@ -79,13 +90,33 @@ func (s *secrets) exchange(secret string, key provisioning.SHA256, now time.Time
 		v.key, v.expires = key, now.Add(tokenLife)
 		s.issued[k] = v
 	}
-	return v.machine, nil
+	return v, k.boot(), nil
+}
+
+// unlock notes that the site's password was given in a boot: an agent that is started anew within it is not asked again.
+func (s *secrets) unlock(boot string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, v := range s.issued {
+		if k.boot() == boot {
+			v.unlocked = true
+			s.issued[k] = v
+		}
+	}
 }
 
 // claims is what an agent's token says.
 type claims struct {
 	Machine  provisioning.Machine `json:"machine"`
 	Computer string               `json:"computer"`
+	// Unknown: Computer is the name that was kept for a machine that no record names.
+	Unknown bool `json:"unknown,omitempty"`
+	// Choice is the advertisement that a person chose at the machine, empty where it boots for what is required.
+	Choice string `json:"choice,omitempty"`
+	// Boot tells the boot from others.
+	Boot string `json:"boot,omitempty"`
+	// Locked: the site's password is wanted, and was not given yet.
+	Locked bool `json:"locked,omitempty"`
 	// Key is the sum of the agent's public key (SubjectPublicKeyInfo): the token is worth nothing without it.
 	Key     provisioning.SHA256 `json:"key"`
 	Expires time.Time           `json:"expires"`

@@ -29,11 +29,11 @@ func (b *breaking) broken() error {
 	return nil
 }
 
-func (b *breaking) Record(ctx context.Context, run provisioning.Run, messages []provisioning.StatusMessage) error {
+func (b *breaking) Commit(ctx context.Context, c provisioning.BranchChange) error {
 	if err := b.broken(); err != nil {
 		return err
 	}
-	return b.Store.Record(ctx, run, messages)
+	return b.Store.Commit(ctx, c)
 }
 
 func TestSilentWhileNothingCanBeStored(t *testing.T) {
@@ -122,6 +122,11 @@ branchpoint_branch_connections_dropped_total{reason="too-many-from-address"} 0
 # HELP branchpoint_branch_outbox_messages Status messages that central has not acknowledged.
 		# TYPE branchpoint_branch_outbox_messages gauge
 		branchpoint_branch_outbox_messages 2
+		# HELP branchpoint_branch_passwords_total Passwords that were given at clients, by result: right, wrong, or too-early to be looked at.
+		# TYPE branchpoint_branch_passwords_total counter
+		branchpoint_branch_passwords_total{result="right"} 0
+		branchpoint_branch_passwords_total{result="too-early"} 0
+		branchpoint_branch_passwords_total{result="wrong"} 0
 		# HELP branchpoint_branch_refusals_total Agents' requests that were refused, by request and the refusal's code.
 		# TYPE branchpoint_branch_refusals_total counter
 		branchpoint_branch_refusals_total{code="unavailable",request="assignment"} 4

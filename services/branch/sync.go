@@ -22,12 +22,16 @@ func (b *Branch) Follow(ctx context.Context) error {
 		if s, _ := b.Snapshot(); s != nil {
 			epoch, number = s.Epoch, s.Number
 		}
+		b.keepUp(ctx)
 		signed, err := b.cfg.Central.Snapshot(ctx, epoch, number, pollWait)
 		if err == nil {
 			b.metrics.contact(b.cfg.Now())
 			if signed != nil {
 				err = b.apply(ctx, signed)
 			}
+		}
+		if provisioning.CodeOf(err) == provisioning.CodeUnauthorized {
+			err = b.enrolAgain(ctx, err)
 		}
 		if ctx.Err() != nil {
 			break
@@ -43,6 +47,22 @@ func (b *Branch) Follow(ctx context.Context) error {
 		pause.reset()
 	}
 	return ctx.Err()
+}
+
+// enrolAgain enrols the branch again where central has refused its certificate, with the token of site.yaml. It returns why
+// central has refused it, and why that did not help.
+func (b *Branch) enrolAgain(ctx context.Context, refused error) error {
+	if b.cfg.EnrolmentToken == "" {
+		return refused
+	}
+	if err := b.Enrol(ctx, b.cfg.EnrolmentToken); err != nil {
+		if provisioning.CodeOf(err) == provisioning.CodeUnavailable {
+			return err // it waits for a person's approval, or central is out of reach
+		}
+		b.cfg.Log.Warn("cannot enrol again", "error", err)
+		return refused
+	}
+	return nil
 }
 
 // Deliver sends queued status messages to central until ctx ends. A message leaves the queue when central has
