@@ -32,6 +32,7 @@ const (
 	topicContent  = "Content"
 	topicPXE      = "PXE"
 	topicAgents   = "Clients"
+	topicMachines = "Machines"
 	topicMetrics  = "Metrics"
 )
 
@@ -68,7 +69,8 @@ type appliance struct {
 	diskDevice, diskWhy string
 	agentsTLS           *tls.Config // how agents are spoken with, once that is known
 	roles               prometheus.Gatherer
-	offline             bool // whether central is out of reach, and the site works by what it has
+	desk                machineDesk // whom commands about machines ask, while a site runs
+	offline             bool        // whether central is out of reach, and the site works by what it has
 }
 
 // Run runs the appliance until ctx ends. It returns an error only if nothing can go on.
@@ -78,7 +80,7 @@ func Run(ctx context.Context, o Options) error {
 		o.Log.Warn("fewer files may be open at once than a large site needs", "err", err)
 	}
 	a.screen = screen.New("Branchpoint "+o.Version+" appliance",
-		[]string{topicMedium, topicSettings, topicNetwork, topicDisk, topicCentral, topicContent, topicPXE, topicAgents},
+		[]string{topicMedium, topicSettings, topicNetwork, topicDisk, topicCentral, topicContent, topicPXE, topicAgents, topicMachines},
 		o.Consoles, a.commands())
 	go a.screen.Serve(ctx)
 

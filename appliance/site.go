@@ -60,7 +60,16 @@ type centralSide struct{ *centralclient.Branch }
 
 func (c centralSide) Enrol(ctx context.Context, token string, csr []byte) (branch.Enrolment, error) {
 	e, err := c.Branch.Enrol(ctx, token, csr)
-	return branch.Enrolment{Certificate: e.Certificate, SnapshotKey: e.SnapshotKey}, err
+	return enrolment(e), err
+}
+
+func (c centralSide) Renew(ctx context.Context, csr []byte) (branch.Enrolment, error) {
+	e, err := c.Branch.Renew(ctx, csr)
+	return enrolment(e), err
+}
+
+func enrolment(e centralclient.Enrolment) branch.Enrolment {
+	return branch.Enrolment{Certificate: e.Certificate, SnapshotKey: e.SnapshotKey, Epochs: e.Epochs}
 }
 
 // runSite runs the site's roles until ctx ends or what they stand on fails. The watch of the data disk learns how to try the
@@ -85,16 +94,18 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	var br *branch.Branch
 	s.central = centralclient.NewBranch(centralclient.BranchConfig{
 		Address: settings.Central.Address, CASHA256: settings.Central.CASHA256, Now: a.Now,
-		Certificate: func() (tls.Certificate, error) { return br.ClientCertificate() },
+		Certificate: func() (tls.Certificate, error) { return br.ClientCertificate() }, RootPinned: func() bool { return br.RootPinned() },
 	})
 	br, err = branch.New(ctx, branch.Config{
-		Site: settings.Site, CentralCA: settings.Central.CASHA256, Store: db, Central: centralSide{s.central}, Installed: s.isInstalled,
+		Site: settings.Site, CentralCA: settings.Central.CASHA256, EnrolmentToken: settings.Central.EnrolmentToken, Store: db, Central: centralSide{s.central}, Installed: s.isInstalled,
 		Writable: a.writable, Contact: s.contacted, AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader, Metrics: registry,
 	})
 	if err != nil {
 		return err
 	}
 	s.branch = br
+	a.setDesk(siteDesk{br})
+	defer a.setDesk(nil)
 	s.mender = content.NewMender(packages, s.upstream())
 	if err := a.keepTLS(br); err != nil {
 		return err
@@ -105,6 +116,7 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	var wg sync.WaitGroup
 	for topic, role := range map[string]func(context.Context) error{
 		topicCentral: s.follow, "Status": br.Deliver, topicContent: s.syncContent, topicPXE: s.servePXE, topicAgents: s.serveAgents,
+		"Reports": br.DeliverReports, topicMachines: s.watchMachines,
 	} {
 		wg.Go(func() { supervise(ctx, a.Log, a.screen, topic, role) })
 	}
@@ -118,7 +130,7 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 // enrol repeats the enrolment until it succeeds.
 func (s *site) enrol(ctx context.Context) error {
 	for !s.branch.Enrolled() {
-		s.screen.Set(topicCentral, screen.Item{State: screen.Busy, Text: "enrolling at " + s.settings.Central.Address})
+		s.screen.Set(topicCentral, screen.Item{State: screen.Busy, Text: enrollingText(s.settings.Central.Address, s.branch.Fingerprint())})
 		err := s.branch.Enrol(ctx, s.settings.Central.EnrolmentToken)
 		if err == nil {
 			break
@@ -127,13 +139,20 @@ func (s *site) enrol(ctx context.Context) error {
 			return ctx.Err()
 		}
 		s.Log.Warn("enrolment failed and is tried again", "error", err)
-		s.screen.Set(topicCentral, problem(err))
+		item := problem(err)
+		item.Text += "\n" + enrollingText(s.settings.Central.Address, s.branch.Fingerprint())
+		s.screen.Set(topicCentral, item)
 		if err := pause(ctx, 5*time.Second); err != nil {
 			return err
 		}
 	}
 	s.screen.Set(topicCentral, centralItem(s.settings.Central.Address, s.settings.Site, nil, contact{}))
 	return nil
+}
+
+// enrollingText names the key that is to be enrolled: where a person approves it at central, they compare the fingerprint.
+func enrollingText(address, fingerprint string) string {
+	return "enrolling at " + address + " with the key " + fingerprint
 }
 
 func (s *site) isInstalled(ref provisioning.ContentRef) bool {
