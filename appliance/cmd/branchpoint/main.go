@@ -100,6 +100,7 @@ func (a *app) commands() []*cobra.Command {
 		a.contentCommand(),
 		a.deleteCommand(),
 		a.diffCommand(),
+		a.passwordCommand(),
 		a.loginCommand(),
 		a.siteCommand(),
 		a.statusCommand(),
