@@ -629,6 +629,9 @@ func TestWipeCap(t *testing.T) {
 	if n := s.wipe(t, 4, 9); n != 2 {
 		t.Errorf("2 were approved, %d began", n)
 	}
+	if _, waiting := s.Notices(); len(waiting) != 4 {
+		t.Errorf("4 of 6 wait still, shown are %+v", waiting)
+	}
 	order := room(func(n *provisioning.Snapshot) {
 		n.Approvals = []provisioning.Approval{{Number: 1, Wipes: 3, Expires: now.Add(2 * time.Hour).UTC(), By: "jo"}}
 	})

@@ -63,9 +63,10 @@ func (n *notices) note(site string, m provisioning.Machine, d *policy.Decision, 
 	case d.Rule() == policy.RuleWipeCap && d.Action == policy.Silent:
 		kind = provisioning.ReportWipeCap
 	default:
+		n.forgetWaiting(m)
 		return
 	}
-	key := string(kind) + " " + string(m.MAC) + " " + string(m.GUID)
+	key := noticeKey(kind, m)
 	if d.Conflict != nil {
 		key += " " + d.Conflict.ID()
 	}
@@ -95,6 +96,24 @@ func (n *notices) note(site string, m provisioning.Machine, d *policy.Decision, 
 			r.Computer = d.Computer
 		}
 		n.unsaid = append(n.unsaid, r)
+		n.wake()
+	}
+}
+
+func noticeKey(kind provisioning.ReportKind, m provisioning.Machine) string {
+	return string(kind) + " " + string(m.MAC) + " " + string(m.GUID)
+}
+
+// forgetWaiting forgets that a machine waits for an approval: it does no more.
+func (n *notices) forgetWaiting(m provisioning.Machine) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.byKey) == 0 {
+		return
+	}
+	key := noticeKey(provisioning.ReportWipeCap, m)
+	if _, ok := n.byKey[key]; ok {
+		delete(n.byKey, key)
 		n.wake()
 	}
 }
