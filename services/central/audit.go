@@ -2,7 +2,11 @@ package central
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 
 	"branchpoint/provisioning"
 	"branchpoint/services/central/client"
@@ -16,6 +20,7 @@ const (
 	auditSiteCertificate = "SiteCertificate"
 	auditRootKey         = "RootKey"
 	auditSettings        = "Settings"
+	auditPackage         = "Content"
 )
 
 // entry makes an audit entry by who acts in ctx, now.
@@ -78,4 +83,52 @@ func entryScopes(e *provisioning.AuditEntry) []provisioning.Scope {
 		}
 	}
 	return out
+}
+
+// kept is an answer that is remembered while it is sent, as far as it is short.
+type kept struct {
+	http.ResponseWriter
+	status int
+	body   []byte
+}
+
+// maxKept bounds what is remembered of an answer, in bytes.
+const maxKept = 64 << 10
+
+func (k *kept) WriteHeader(status int) {
+	k.status = status
+	k.ResponseWriter.WriteHeader(status)
+}
+
+func (k *kept) Write(b []byte) (int, error) {
+	k.body = append(k.body, b[:min(len(b), maxKept-len(k.body))]...)
+	return k.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (k *kept) Unwrap() http.ResponseWriter { return k.ResponseWriter }
+
+// auditContent notes each new version of a package that is added by next. The content store is another one than the database:
+// where central ends between the two, the version is there without an entry.
+func (c *Central) auditContent(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/commit") {
+			next(w, r)
+			return
+		}
+		k := &kept{ResponseWriter: w}
+		next(k, r)
+		var added struct {
+			Ref       provisioning.ContentRef `json:"ref"`
+			Unchanged bool                    `json:"unchanged"`
+		}
+		if k.status != 0 && k.status/100 != 2 || json.Unmarshal(k.body, &added) != nil || added.Unchanged || added.Ref.Package == "" {
+			return
+		}
+		e := c.entry(r.Context(), "add", auditPackage, added.Ref.Package, "")
+		e.After = fmt.Sprintf("version: %d\nmanifest: %s\nsize: %d\n", added.Ref.Version, added.Ref.Manifest, added.Ref.Size)
+		if err := c.cfg.Store.AppendAudit(context.WithoutCancel(r.Context()), e); err != nil {
+			c.cfg.Log.Error("cannot note who added content", "package", added.Ref.Package, "error", err)
+		}
+	}
 }

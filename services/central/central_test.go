@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -117,7 +118,13 @@ func start(t *testing.T, dir string) *site {
 		t.Fatal(err)
 	}
 	text := func(s string) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, s, r.URL.Path) })
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/commit") { // says what it is told
+				_, _ = io.Copy(w, r.Body)
+				return
+			}
+			fmt.Fprint(w, s, r.URL.Path)
+		})
 	}
 	s.Central, err = central.Open(t.Context(), central.Config{
 		Store: s.store, Content: s.content, Key: key, Log: slog.New(slog.DiscardHandler), Now: s.clock.Now, Rand: rand.Reader,

@@ -295,7 +295,8 @@ func (c *Central) NewAdminToken(ctx context.Context) (string, error) {
 		return "", err
 	}
 	sum := adminSum(token)
-	if err := c.cfg.Store.PutSetting(ctx, settingAdmin, []byte(sum)); err != nil {
+	e := c.entry(ctx, "create", auditAPIToken, "admin.json", "")
+	if err := c.cfg.Store.PutSetting(ctx, settingAdmin, []byte(sum), e); err != nil {
 		return "", err
 	}
 	c.mu.Lock()

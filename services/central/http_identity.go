@@ -93,7 +93,7 @@ func give[Out any](c *Central, do func(context.Context) (Out, error)) http.Handl
 
 // contentOnly lets those who may read look at content, and those who may administer add and change it: it is every site's.
 func (c *Central) contentOnly(h http.Handler) http.Handler {
-	read, administer := c.adminOnly(h.ServeHTTP), c.everywhere(provisioning.ActionAdminister, "content", h.ServeHTTP)
+	read, administer := c.adminOnly(h.ServeHTTP), c.everywhere(provisioning.ActionAdminister, "content", c.auditContent(h.ServeHTTP))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
 			read.ServeHTTP(w, r)

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -335,6 +336,33 @@ spec: {query: 'computer.name == "desk-2"'}
 		if e.Account != "lon" && e.Site != "LON" && e.Name != "LON" && e.Name != "desk-1" {
 			t.Errorf("lon sees %+v", e)
 		}
+	}
+}
+
+// TestContentIsAudited: who added which version of a package is noted once, for what was added alone.
+func TestContentIsAudited(t *testing.T) {
+	s := start(t, t.TempDir())
+	post := func(name, answer string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.admin.URL()+client.PathContentAdmin+"/uploads/x/commit", strings.NewReader(answer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := s.admin.HTTP().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		if err = errors.Join(err, resp.Body.Close()); err != nil || string(got) != answer {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	post("a new version", `{"ref":{"package":"debian","version":3}}`)
+	post("one that was there", `{"ref":{"package":"debian","version":3},"unchanged":true}`)
+	post("no JSON", "x")
+	page, err := s.admin.Audit(t.Context(), provisioning.AuditFilter{Kind: "Content"})
+	if err != nil || len(page.Entries) != 1 || page.Entries[0].Name != "debian" || !strings.Contains(page.Entries[0].After, "version: 3") || page.Entries[0].Account != "admin" {
+		t.Errorf("%+v, %v", page, err)
 	}
 }
 

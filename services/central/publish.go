@@ -135,7 +135,7 @@ func (c *Central) newer(ctx context.Context, site string, epoch, number uint64) 
 		return &s.Signed, nil
 	}
 	if s.Epoch < epoch || s.Number < number {
-		c.cfg.Log.Warn("a site has a newer snapshot than central; was central restored from a backup?", "site", site,
+		c.cfg.Log.Warn("a site has a newer snapshot than central, which was restored from a backup: start a new epoch (branchpoint central root new-epoch)", "site", site,
 			"site.epoch", epoch, "site.number", number, "epoch", s.Epoch, "number", s.Number)
 	}
 	return nil, nil
