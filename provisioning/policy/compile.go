@@ -128,8 +128,8 @@ func (p *Policy) compileCollections() error {
 	return wrong
 }
 
-// orderAdvertisements puts them in the order of choice: required ones first, then by priority, then the one that was made
-// last, then by name.
+// orderAdvertisements puts them in the order of choice, in which those that are required go before those that are available:
+// by priority, then the one that was made last, then by name.
 func (p *Policy) orderAdvertisements() {
 	for i := range p.snapshot.Advertisements {
 		a := advertisement{Advertisement: &p.snapshot.Advertisements[i], collection: -1}
@@ -144,21 +144,8 @@ func (p *Policy) orderAdvertisements() {
 		p.ads = append(p.ads, a)
 	}
 	slices.SortStableFunc(p.ads, func(a, b advertisement) int {
-		return cmp.Or(
-			compareBool(b.required, a.required), cmp.Compare(b.Spec.Priority, a.Spec.Priority),
-			cmp.Compare(b.Changed, a.Changed), cmp.Compare(a.Name, b.Name),
-		)
+		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), cmp.Compare(b.Changed, a.Changed), cmp.Compare(a.Name, b.Name))
 	})
-}
-
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
-	}
-	return -1
 }
 
 func set[T comparable](of []T) map[T]bool {

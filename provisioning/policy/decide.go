@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -259,20 +260,25 @@ func (q *question) withinCap(ad string) bool {
 	if most <= 0 {
 		most = provisioning.DefaultWipesPerHour
 	}
-	approved := max(0, q.h.Approved)
 	// A run of this computer that has erased nothing yet is the one that it would get again.
-	begun := q.h.wipes(q.now, q.p.destructive, func(r *provisioning.Run) bool {
-		return r.Advertisement == ad && (r.Computer == q.d.Computer || q.d.Unknown && r.Machine == q.m)
-	})
+	mine := func(r *provisioning.Run) bool {
+		return r.Advertisement == ad && r.State == provisioning.RunStarted && !r.Spent &&
+			(r.Computer == q.d.Computer || q.d.Unknown && r.Machine == q.m)
+	}
+	begun := q.h.wipes(q.now, q.p.destructive, mine)
 	text := strconv.Itoa(begun) + " deployments that erase disks began in the last hour; " + strconv.Itoa(most) + " may without an approval"
-	if approved > 0 {
-		text += ", and " + strconv.Itoa(approved) + " more are approved"
+	if begun >= most {
+		switch {
+		case slices.ContainsFunc(q.past, func(r *provisioning.Run) bool { return mine(r) && r.Allowance != "" && !r.Cleared }):
+			text += ", and this one is approved"
+		case q.h.Approved > 0:
+			text += ", and " + strconv.Itoa(q.h.Approved) + " more are approved"
+		default:
+			q.d.because(RuleWipeCap, "advertisement "+ad+" has to wait: "+text)
+			return false
+		}
+		q.d.Approved = true
 	}
-	if begun >= most+approved {
-		q.d.because(RuleWipeCap, "advertisement "+ad+" has to wait: "+text)
-		return false
-	}
-	q.d.Approved = q.d.Approved || begun >= most
 	q.d.because(RuleWipeCap, "advertisement "+ad+": "+text)
 	return true
 }

@@ -88,6 +88,10 @@ func TestFailSafe(t *testing.T) {
 			h.Runs = []provisioning.Run{{ID: "r", Computer: "found", Advertisement: "rollout", State: provisioning.RunSucceeded, Spent: true, Machine: stranger}}
 			h.Discovered = []provisioning.Computer{{Name: "found", Spec: provisioning.ComputerSpec{MACAddresses: []provisioning.MAC{stranger.MAC}, SMBIOSGUID: stranger.GUID}}}
 		}, stranger, RuleNothing, "has run"},
+		{"what is for unknown computers, cleared, once they are off", func(s *provisioning.Snapshot, h *History) {
+			s.Advertisements[0].Spec.Collection, s.Advertisements[0].Spec.Computers = provisioning.AllUnknownComputers, nil
+			h.Runs = []provisioning.Run{{ID: "r", Computer: "desk-1", Advertisement: "rollout", State: provisioning.RunFailed, Spent: true, Cleared: true, Machine: desk}}
+		}, desk, RuleNothing, "is a known one"},
 		{"a discovered computer that shares its address with the snapshot's", func(s *provisioning.Snapshot, h *History) {
 			h.Discovered = []provisioning.Computer{{Name: "found", Spec: provisioning.ComputerSpec{MACAddresses: []provisioning.MAC{desk.MAC}}}}
 		}, desk, RuleRequired, "is desk-1"},

@@ -111,7 +111,7 @@ type Decision struct {
 	// Variables are what the sequence is to be run with: the computer's over its collections' over the sequence's own.
 	Variables map[string]string `json:"variables,omitempty"`
 	// Approved says that what it erases is beyond the wipe cap and begins by an approval: one of those of History.Approved is
-	// used up by it.
+	// used up by it, unless the run that it is about has its own already.
 	Approved bool `json:"approved,omitempty"`
 	// Conflict is the conflicting record that keeps the machine from being answered.
 	Conflict *provisioning.Conflict `json:"conflict,omitempty"`

@@ -54,13 +54,14 @@ type tableCase struct {
 	Unknown      string
 	Conflict     *[]string
 	Password     bool
+	ByApproval   bool `yaml:"byApproval"`
 	Variables    map[string]string
 }
 
 type runText struct {
-	Computer, On, Advertisement, State, Ago string
-	TaskSequence                            string `yaml:"taskSequence"`
-	Spent, Cleared                          bool
+	Computer, On, Advertisement, State, Ago, Allowance string
+	TaskSequence                                       string `yaml:"taskSequence"`
+	Spent, Cleared                                     bool
 }
 
 // aPassword is the hash of some password, made with the least work.
@@ -171,7 +172,7 @@ func (c *tableCase) history(t *testing.T, machines map[string]machineText, at ti
 		}
 		run := provisioning.Run{
 			ID: fmt.Sprint("run-", i), Computer: r.Computer, Advertisement: r.Advertisement, TaskSequence: r.TaskSequence,
-			State: provisioning.RunState(r.State), Spent: r.Spent, Cleared: r.Cleared,
+			State: provisioning.RunState(r.State), Spent: r.Spent, Cleared: r.Cleared, Allowance: r.Allowance,
 			Machine:   provisioning.Machine{MAC: provisioning.MAC(on.MAC), GUID: provisioning.GUID(on.GUID)},
 			StartedAt: at.Add(-ago), UpdatedAt: at.Add(-ago),
 		}
@@ -273,8 +274,8 @@ func (c *tableCase) check(t *testing.T, d *Decision) {
 	if c.Unknown != "" && (!d.Unknown || d.Computer != c.Unknown) || c.Unknown == "" && d.Unknown && d.Action != Silent {
 		t.Errorf("unknown: %t, as %q, want %q", d.Unknown, d.Computer, c.Unknown)
 	}
-	if d.Password != c.Password {
-		t.Errorf("password: %t", d.Password)
+	if d.Password != c.Password || d.Approved != c.ByApproval {
+		t.Errorf("password: %t, by an approval: %t", d.Password, d.Approved)
 	}
 	if c.Variables != nil && !maps.Equal(d.Variables, c.Variables) {
 		t.Errorf("variables %v", d.Variables)
