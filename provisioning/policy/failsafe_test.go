@@ -81,6 +81,10 @@ func TestFailSafe(t *testing.T) {
 			s.Site.Spec.PXE.WipesPerHour = 1
 			h.Runs = []provisioning.Run{{ID: "r", Computer: "desk-2", Advertisement: "other", State: provisioning.RunSucceeded, Spent: true, UpdatedAt: noon}}
 		}, desk, RuleWipeCap, "has to wait"},
+		{"a run that began long ago and was given to its machine again just now", func(s *provisioning.Snapshot, h *History) {
+			s.Site.Spec.PXE.WipesPerHour = 1
+			h.Runs = []provisioning.Run{{ID: "r", Computer: "desk-2", Advertisement: "other", TaskSequence: "install", State: provisioning.RunStarted, StartedAt: noon.Add(-3 * time.Hour), UpdatedAt: noon}}
+		}, desk, RuleWipeCap, "has to wait"},
 		{"always, for unknown computers", func(s *provisioning.Snapshot, h *History) {
 			s.Site.Spec.PXE.UnknownComputers = &provisioning.UnknownComputers{}
 			s.Advertisements[0].Spec.Collection, s.Advertisements[0].Spec.Computers = provisioning.AllUnknownComputers, nil
