@@ -3,6 +3,7 @@ package central
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"branchpoint/provisioning"
 	"branchpoint/services/central/client"
@@ -62,16 +63,18 @@ func (c *Central) change(ctx context.Context, r changeRequest) (client.ChangeRes
 	if err != nil {
 		return client.ChangeResult{}, err
 	}
-	p, result, err := consider(stored)
+	basis := stored
+	p, result, err := consider(basis)
 	if err != nil || r.DryRun {
 		return result, err
 	}
 	by := provisioning.ActorOf(ctx).Account
 	change := provisioning.Change{At: c.cfg.Now(), By: by, Command: r.command, Note: r.note}
 	number, err := c.cfg.Store.UpdateDocuments(ctx, change, func(stored []provisioning.Document) ([]provisioning.Document, error) {
-		p, result, err = consider(stored)
-		if err != nil {
-			return nil, err
+		if !slices.EqualFunc(stored, basis, sameRevision) {
+			if p, result, err = consider(stored); err != nil {
+				return nil, err
+			}
 		}
 		if r.command == provisioning.CommandDiscover {
 			return p.documents(), nil // nobody to ask: the disk of a machine that is discovered was erased already
@@ -85,6 +88,10 @@ func (c *Central) change(ctx context.Context, r changeRequest) (client.ChangeRes
 	c.log(p, number, r.command, by)
 	c.publishSoon(ctx) // where nothing was changed, too: an earlier publication may have failed
 	return result, nil
+}
+
+func sameRevision(a, b provisioning.Document) bool {
+	return a.Revision == b.Revision && a.Key() == b.Key()
 }
 
 // log tells of a change; of a large one only how many documents it touched: history and audit log have the rest.

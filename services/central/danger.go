@@ -81,16 +81,23 @@ func (p *plan) danger(now time.Time, inventories map[string]provisioning.Invento
 	if len(changed) == 0 {
 		return nil
 	}
+	touchedComputers := []string{}
+	for k := range changed {
+		if k.Kind == provisioning.KindComputer {
+			touchedComputers = append(touchedComputers, k.Name)
+		}
+	}
 	before, after := newWorld(p.before, now, inventories), newWorld(p.after, now, inventories)
 	computers, always := map[string]bool{}, map[string]bool{}
 	for _, a := range after.wiping {
 		old := before.byName(a.Name)
 		// Where nothing of the advertisement and of the sites has changed, only computers that have can be new to it.
 		all := old == nil || a.differs(old, changed) || !sameSites(before, after)
-		for _, c := range after.candidates(a) {
-			if !all && !changed[provisioning.Key{Kind: provisioning.KindComputer, Name: c.Name}] {
-				continue
-			}
+		among := touchedComputers
+		if all {
+			among = nil
+		}
+		for _, c := range after.candidates(a, among) {
 			if after.reach(a, c).exceeds(before.reachOf(old, c.Name)) {
 				computers[c.Name] = true
 				always[a.Name] = always[a.Name] || a.Spec.Rerun == provisioning.RerunAlways

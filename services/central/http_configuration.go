@@ -30,6 +30,7 @@ func handle[In, Out any](c *Central, limit int64, do func(context.Context, In) (
 func (c *Central) configurationRoutes(admin func(pattern string, h http.HandlerFunc)) {
 	admin("POST "+client.PathApply, handle(c, maxApplyBody, c.Apply))
 	admin("POST "+client.PathDelete, handle(c, maxRequest, c.Delete))
+	admin("POST "+client.PathImportComputers, handle(c, maxApplyBody, c.ImportComputers))
 	admin("POST "+client.PathRollback, handle(c, maxRequest, c.Rollback))
 	admin("POST "+client.PathClears, handle(c, maxRequest, c.Clear))
 	admin("POST "+client.PathApprovals, handle(c, maxRequest, c.Approve))

@@ -160,21 +160,25 @@ func (w *world) byName(name string) *wiping {
 	return nil
 }
 
-// candidates are the computers that an advertisement is for.
-func (w *world) candidates(a *wiping) []*provisioning.Computer {
+// candidates are the computers that an advertisement is for, of those that are named; nil names all.
+func (w *world) candidates(a *wiping, among []string) []*provisioning.Computer {
 	var out []*provisioning.Computer
-	if a.Spec.Collection == "" {
-		for n := range a.direct {
-			if c := w.catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: n}].Computer; c != nil {
-				out = append(out, c)
-			}
+	add := func(c *provisioning.Computer) {
+		if c != nil && w.targets(a, c) {
+			out = append(out, c)
+		}
+	}
+	if among == nil && a.Spec.Collection == "" {
+		among = a.Spec.Computers
+	}
+	if among == nil {
+		for _, o := range w.catalog {
+			add(o.Computer)
 		}
 		return out
 	}
-	for _, o := range w.catalog {
-		if o.Computer != nil && w.targets(a, o.Computer) {
-			out = append(out, o.Computer)
-		}
+	for _, n := range among {
+		add(w.catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: n}].Computer)
 	}
 	return out
 }

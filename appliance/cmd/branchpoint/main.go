@@ -91,6 +91,7 @@ func (a *app) commands() []*cobra.Command {
 		a.applyCommand(),
 		a.getCommand(),
 		a.historyCommand(),
+		a.importCommand(),
 		a.pxeCommand(),
 		a.rollbackCommand(),
 		a.settingsCommand(),
