@@ -45,8 +45,8 @@ type BranchChange struct {
 	Identity []byte
 	// Resend queues every status message for central again: it may have lost what it had.
 	Resend bool
-	// HistoryComplete notes that the runs of before this disk are here, too. It is never taken back.
-	HistoryComplete bool
+	// HistoryComplete notes that the runs of before this disk are here, too, and HistoryMissing that it may lack some again.
+	HistoryComplete, HistoryMissing bool
 }
 
 // BranchRecords is what a branch has stored beside its identity and its snapshot.

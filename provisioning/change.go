@@ -47,6 +47,8 @@ type Publication struct {
 	Orders []Order
 	// Inventories are what computers last said of their hardware, by name.
 	Inventories map[string]Inventory
+	// Runs are those of all sites that have begun to erase, or have ended. Where there is one site, they are left out.
+	Runs []SiteRun
 }
 
 // Order is a person's order to branches, as central keeps it: either Computer is set (see Clear), or Site (see Approval).

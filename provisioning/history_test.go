@@ -39,10 +39,14 @@ func TestRunHistory(t *testing.T) {
 		rng.Shuffle(len(messages), func(i, j int) { messages[i], messages[j] = messages[j], messages[i] })
 	}
 	own := []Run{{ID: "c", State: RunStarted, StartedAt: at(11)}}
-	if got := MergeRuns(own, want); len(got) != 3 || got[2].State != RunStarted || got[0].ID != "a" || got[1].ID != "b" {
+	if got := MergeRuns(own, want); len(got) != 3 || got[2].State != RunFailed || !got[2].Spent || got[0].ID != "a" || got[1].ID != "b" {
 		t.Errorf("merged to %+v", got)
 	}
-	if len(own) != 1 {
+	ended := []Run{{ID: "c", State: RunSucceeded, Spent: true, SpentAt: at(12), StartedAt: at(11)}}
+	if got := MergeRuns(ended, want); got[2] != ended[0] {
+		t.Errorf("what it knows itself became %+v", got[2])
+	}
+	if len(own) != 1 || own[0].State != RunStarted {
 		t.Error("merging changed what was given")
 	}
 }

@@ -104,18 +104,49 @@ func GUIDFromWire(b []byte) (GUID, error) {
 	if len(b) != 16 {
 		return "", fmt.Errorf("a GUID has 16 octets, not %d", len(b))
 	}
-	return guid([16]byte{b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]}), nil
+	return guid(swap([16]byte(b))), nil
 }
 
 // sharedGUIDs are those of firmware that leaves its maker unconfigured: thousands of computers have them, so they name
-// none. Some firmware stores them in the other byte order.
+// none. Some firmware stores them in the other byte order, which counts as the same. The last ones are those that osquery and
+// CapaSystems have met (kPlaceholderHardwareUUIDList; "Non-Unique UUID").
 var sharedGUIDs = map[GUID]bool{
 	"03000200-0400-0500-0006-000700080009": true, // AMI's template
-	"00020003-0004-0005-0006-000700080009": true,
 	"12345678-1234-5678-90ab-cddeefaabbcc": true,
-	"78563412-3412-7856-90ab-cddeefaabbcc": true,
 	"4c4c4544-0000-2010-8020-80c04f202020": true, // Dell without service tag: "DELL" and blanks
-	"44454c4c-0000-1020-8020-80c04f202020": true,
+	"03020100-0504-0706-0809-0a0b0c0d0e0f": true,
+	"10000000-0000-8000-0040-000000000000": true,
+	"07090201-0103-0301-0807-060504030201": true,
+	"56f49712-ffff-ffff-ffff-ffffffffffff": true,
+	"93309712-ffff-ffff-ffff-ffffffffffff": true,
+	"50fb9712-ffff-ffff-ffff-ffffffffffff": true,
+	"61f39712-ffff-ffff-ffff-ffffffffffff": true,
+	"52309712-ffff-ffff-ffff-ffffffffffff": true,
+	"dc698397-fa54-4cf2-82c8-b1b5307a6a7f": true,
+	"8e275844-178f-44a8-aceb-a7d7e5178c63": true,
+	"890e2d14-cacd-45d1-ae66-bc80e8bfeb0f": true,
+}
+
+// Swapped is the GUID with the bytes of its first three fields in the other order; "" stays. That is how programs write it
+// which take an SMBIOS structure of before version 2.6 for one in network order, such as dmidecode and Linux
+// (product_uuid), while DHCP's option 97 does not say the version.
+func (g GUID) Swapped() GUID {
+	b, err := hex.DecodeString(strings.ReplaceAll(string(g), "-", ""))
+	if err != nil || len(b) != 16 {
+		return ""
+	}
+	return guidText(swap([16]byte(b)))
+}
+
+// swap turns the bytes of the first three fields round.
+func swap(b [16]byte) [16]byte {
+	return [16]byte{b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]}
+}
+
+// guidText writes the bytes as they stand.
+func guidText(b [16]byte) GUID {
+	h := hex.EncodeToString(b[:])
+	return GUID(h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:])
 }
 
 func guid(b [16]byte) GUID {
@@ -123,9 +154,8 @@ func guid(b [16]byte) GUID {
 	for _, o := range b {
 		same = same && o == b[0]
 	}
-	h := hex.EncodeToString(b[:])
-	g := GUID(h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:])
-	if same || sharedGUIDs[g] {
+	g := guidText(b)
+	if same || sharedGUIDs[g] || sharedGUIDs[guidText(swap(b))] {
 		return ""
 	}
 	return g

@@ -32,6 +32,12 @@ type SiteSnapshot struct {
 	Problem string
 }
 
+// SiteRun is a run with the site that has reported it.
+type SiteRun struct {
+	Site string
+	Run  Run
+}
+
 // EnrolmentToken is an enrolment token as central keeps it: never the token itself.
 type EnrolmentToken struct {
 	// Hash is the sum of the token.

@@ -19,6 +19,8 @@ type Facts struct {
 	Clears []Clear
 	// Approvals are those for the site, in any order.
 	Approvals []Approval
+	// Runs are those of all sites that have begun to erase, or have ended, in any order.
+	Runs []SiteRun
 }
 
 // Resolve makes the part of a snapshot that the configuration and the facts decide for one site; its numbers and its
@@ -30,6 +32,7 @@ type Facts struct {
 //   - the collections that these advertisements are for, or that can give the site's computers variables. Who belongs to a
 //     query is decided where the snapshot is used: a collection with a query can concern every site. The built-in ones have
 //     no document;
+//   - what has run at other sites and must not run here again;
 //   - the sequences of these advertisements with their boot images, their operating system images, and the content.
 //
 // Everything is sorted, by name and orders by number, so that the same input gives the same bytes. The snapshot shares
@@ -52,6 +55,7 @@ func (c Catalog) Resolve(site string, facts Facts) (*Snapshot, error) {
 		return nil, err
 	}
 	r.orders()
+	r.runs()
 	return r.snapshot, nil
 }
 
@@ -231,6 +235,42 @@ func (r *resolver) orders() {
 	s.Approvals = slices.Clone(r.facts.Approvals)
 	slices.SortFunc(s.Clears, func(a, b Clear) int { return cmp.Compare(a.Number, b.Number) })
 	slices.SortFunc(s.Approvals, func(a, b Approval) int { return cmp.Compare(a.Number, b.Number) })
+}
+
+// runs takes what has run at other sites: by the site's advertisements on its computers, under whatever name, and, where it
+// supports unknown ones, on machines that no record names any more.
+func (r *resolver) runs() {
+	s, owners := r.snapshot, map[string]string{}
+	if len(r.facts.Runs) == 0 {
+		return
+	}
+	for i := range s.Computers {
+		for _, id := range Identities(&s.Computers[i]) {
+			owners[id] = s.Computers[i].Name
+		}
+	}
+	advertised := map[string]bool{}
+	for i := range s.Advertisements {
+		advertised[s.Advertisements[i].Name] = true
+	}
+	for _, x := range r.facts.Runs {
+		if x.Site == s.Site.Name {
+			continue
+		}
+		run, mine := x.Run, false
+		for _, id := range Identities(&Computer{Name: run.Computer, Spec: ComputerSpec{MACAddresses: []MAC{run.Machine.MAC}, SMBIOSGUID: run.Machine.GUID}}) {
+			owner, ok := owners[id]
+			mine = mine || ok
+			run.Cleared = run.Cleared || slices.ContainsFunc(r.facts.Clears, func(c Clear) bool {
+				return (c.Computer == run.Computer || ok && c.Computer == owner) && c.Covers(&run)
+			})
+		}
+		_, described := r.catalog[Key{KindComputer, run.Computer}]
+		if mine && advertised[run.Advertisement] || !mine && !described && r.unknown && run.Machine != (Machine{}) {
+			s.Deployed = append(s.Deployed, run)
+		}
+	}
+	slices.SortFunc(s.Deployed, func(a, b Run) int { return cmp.Compare(a.ID, b.ID) })
 }
 
 // missing is the error of a snapshot that cannot be made. Check keeps it from happening.

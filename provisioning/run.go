@@ -66,6 +66,9 @@ type StatusMessage struct {
 	// Time is the reporter's clock, UTC; Sequence orders messages of one run, from 1.
 	Time     time.Time `json:"time"`
 	Sequence int       `json:"sequence"`
+	// Machine is what the run was given to. The branch adds it to the start of each step that overwrites disks, and to no
+	// other message.
+	Machine Machine `json:"machine,omitzero"`
 	// Code is one of the Status constants.
 	Code int `json:"code"`
 	// Step is the step's position from 1, Title its name, Action its kind; zero where the message is not about a step.
@@ -89,6 +92,8 @@ func (m *StatusMessage) Validate() error {
 		return Errorf(CodeInvalid, "", "a status message's id or run is malformed")
 	case len(m.Output) > MaxStatusOutput || len(m.Text) > MaxStatusOutput || len(m.Title) > 256 || len(m.Action) > 64:
 		return Errorf(CodeInvalid, "", "status message %s is longer than allowed", m.ID)
+	case m.Machine != (Machine{}) && m.Machine.check() != nil:
+		return Errorf(CodeInvalid, "", "status message %s has a malformed machine", m.ID)
 	case m.Code < 10000 || m.Code > 99999 || m.Step < 0 || m.Sequence < 1:
 		return Errorf(CodeInvalid, "", "status message %s has a code, step or sequence out of range", m.ID)
 	}

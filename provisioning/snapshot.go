@@ -31,6 +31,9 @@ type Snapshot struct {
 	Advertisements []Advertisement        `json:"advertisements"`
 	// Content is what the site's distribution point holds: one entry for each package an image of the snapshot uses.
 	Content []ContentRef `json:"content"`
+	// Deployed are the runs of the site's computers at other sites, as far as central knows of them: what has run there does
+	// not run here again. A computer may be of any site, or have come from another one.
+	Deployed []Run `json:"deployed,omitempty"`
 	// Clears are the orders of people to let required advertisements run again, and Approvals those to let more disks be
 	// erased than the wipe cap allows; each oldest first. A branch obeys an order once: the first time it sees its number.
 	Clears    []Clear    `json:"clears,omitempty"`
@@ -45,6 +48,18 @@ type Clear struct {
 	At       time.Time `json:"at"`
 	// By is the account that ordered it.
 	By string `json:"by"`
+}
+
+// Covers reports whether the order is about one of its computer's runs: one that began before it was given. A run that had
+// erased nothing by then has used nothing up, and counts if it erases after that: else it would erase a second time.
+func (c *Clear) Covers(r *Run) bool {
+	switch {
+	case r.StartedAt.After(c.At):
+		return false
+	case r.Spent:
+		return !r.SpentAt.After(c.At)
+	}
+	return r.State != RunStarted
 }
 
 // Approval lets Wipes deployments that erase disks begin beyond the wipe cap, until Expires.

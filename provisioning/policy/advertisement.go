@@ -77,16 +77,11 @@ func (q *question) targetUnknown(a *advertisement) bool {
 
 // inForce applies start, expiry and maintenance windows.
 func (q *question) inForce(a *advertisement) bool {
-	// A clock that was set back must not bring an advertisement back that had expired when central made the snapshot.
 	issued := q.p.snapshot.IssuedAt
-	latest := q.now
-	if issued.After(latest) {
-		latest = issued
-	}
 	switch {
 	case !a.Spec.Start.IsZero() && q.now.Before(a.Spec.Start.Time):
 		return q.no(RuleTime, a, "starts at "+when(a.Spec.Start.Time))
-	case !a.Spec.Expires.IsZero() && !latest.Before(a.Spec.Expires.Time):
+	case !a.Spec.Expires.IsZero() && !q.latest().Before(a.Spec.Expires.Time): // a clock that was set back brings nothing back
 		return q.no(RuleTime, a, "expired at "+when(a.Spec.Expires.Time))
 	case !a.required || len(a.Spec.MaintenanceWindows) == 0:
 		return true
@@ -158,13 +153,15 @@ func (q *question) due(a *advertisement) bool {
 	case rerun != provisioning.RerunNever && rerun != provisioning.RerunIfFailed && rerun != provisioning.RerunAlways:
 		return q.no(RuleOnce, a, "has a rerun behaviour that this version does not know")
 	}
-	run := latest(q.past, a.Name)
+	run, as := latest(q.past, a.Name), ""
+	if other := latest(q.abroad, a.Name); other != nil && (run == nil || pastOf(other) > pastOf(run)) {
+		run, as = other, " at another site"
+	}
 	if run == nil {
 		return true
 	}
-	as := ""
 	if run.Computer != q.d.Computer {
-		as = " as " + run.Computer
+		as += " as " + run.Computer
 	}
 	on := " on " + when(run.UpdatedAt) + as
 	switch past := pastOf(run); {

@@ -34,6 +34,7 @@ type Policy struct {
 	indices     map[string]int           // of collections, by name
 	ads         []advertisement          // in the order of choice
 	zone        *time.Location           // nil where the site's is not known
+	deployed    History                  // what has run at other sites
 	memory      memory
 }
 
@@ -54,6 +55,7 @@ func Compile(s *provisioning.Snapshot) (*Policy, error) {
 		return p, nil
 	}
 	p.site, p.role = s.Site.Name, s.Site.Spec.PXE
+	p.deployed = History{Runs: s.Deployed}.Indexed()
 	p.indexComputers()
 	if p.role != nil {
 		p.ignored, p.shared = set(p.role.Ignore), set(p.role.SharedAdapters)

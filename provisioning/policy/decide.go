@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"branchpoint/provisioning"
@@ -20,7 +22,8 @@ type question struct {
 	computer   *provisioning.Computer // nil where the machine is unknown
 	discovered bool                   // the snapshot does not name computer yet
 	mayRequire string                 // why nothing that is required may begin; empty where it may
-	past       []*provisioning.Run    // of the computer and of the machine
+	past       []*provisioning.Run    // of the computer and of the machine, at this site
+	abroad     []*provisioning.Run    // and at others: what has run there does not run here, and nothing goes on here
 	members    *memberships           // of the computer, made when one is asked for
 }
 
@@ -92,9 +95,13 @@ func (q *question) entitledUnknown() bool {
 	}
 	q.d.because(RuleUnknown, "unknown computers are served; it would be "+q.d.Computer)
 	q.recall()
-	for _, r := range q.past {
+	for _, r := range slices.Concat(q.past, q.abroad) {
 		if !r.Cleared && (r.Spent || pastOf(r) >= pastSucceeded) {
-			q.mayRequire = "this machine, or its network adapter, was deployed here as " + r.Computer
+			where := "here"
+			if !slices.Contains(q.past, r) {
+				where = "at another site"
+			}
+			q.mayRequire = "this machine, or its network adapter, was deployed " + where + " as " + r.Computer
 			q.d.because(RuleHistory, q.mayRequire+", which no record says any more: nothing required begins until a person clears "+r.Computer)
 			break
 		}
@@ -103,21 +110,20 @@ func (q *question) entitledUnknown() bool {
 }
 
 // recall gathers the runs that count for the computer: its own, and those of the machine under another name, so that a
-// computer that was renamed is not erased again. Of an unknown machine, all that its address or its GUID have had.
+// computer that was renamed is not erased again, whichever of its network cards it boots from. Of an unknown machine, all
+// that its address or its GUID have had.
 func (q *question) recall() {
-	if q.computer == nil {
-		for _, r := range q.h.runs("", q.m) {
-			if !contradict(r.Machine.GUID, q.m.GUID) {
-				q.past = append(q.past, r)
-			}
-		}
-		return
+	name, guid, macs := "", q.m.GUID, []provisioning.MAC{q.m.MAC}
+	if q.computer != nil {
+		name, guid = q.computer.Name, cmp.Or(guid, q.computer.Spec.SMBIOSGUID)
+		macs = slices.DeleteFunc(append(macs, q.computer.Spec.MACAddresses...), func(m provisioning.MAC) bool { return q.p.shared[m] })
 	}
-	for _, r := range q.h.runs(q.computer.Name, provisioning.Machine{MAC: q.m.MAC}) {
-		if r.Computer == q.computer.Name || !q.p.shared[q.m.MAC] && !contradict(r.Machine.GUID, q.m.GUID) {
-			q.past = append(q.past, r)
-		}
+	of := func(h *History) []*provisioning.Run {
+		return slices.DeleteFunc(h.runs(name, guid, macs...), func(r *provisioning.Run) bool {
+			return (name == "" || !strings.EqualFold(r.Computer, name)) && contradict(r.Machine.GUID, guid)
+		})
 	}
+	q.past, q.abroad = of(q.h), of(&q.p.deployed)
 }
 
 // resume goes on with a run that was interrupted after it began to erase, before all else and whatever has expired: half a
@@ -147,6 +153,26 @@ func (q *question) resume() bool {
 	return true
 }
 
+// resumeTime is for how long a run goes on by itself after it was last heard of: who has not heard of its end must not
+// take a computer that has been used since for one that is half deployed.
+const resumeTime = 7 * 24 * time.Hour
+
+// latest is the time, or that at which central made the configuration where the clock is behind that.
+func (q *question) latest() time.Time {
+	if issued := q.p.snapshot.IssuedAt; issued.After(q.now) {
+		return issued
+	}
+	return q.now
+}
+
+// since is how long ago at was. Where the clock was set back meanwhile, what central has said of the time counts.
+func (q *question) since(at time.Time) time.Duration {
+	if at.After(q.now) {
+		return q.latest().Sub(at)
+	}
+	return q.now.Sub(at)
+}
+
 // cannotResume says why a run cannot go on, "" if it can.
 func (q *question) cannotResume(r *provisioning.Run) string {
 	switch {
@@ -154,6 +180,8 @@ func (q *question) cannotResume(r *provisioning.Run) string {
 		return "it was begun on another machine, " + string(r.Machine.MAC) + " with " + guidText(r.Machine.GUID)
 	case !q.p.advertised(r.Advertisement):
 		return "its advertisement is no longer in the configuration"
+	case q.since(r.UpdatedAt) > resumeTime:
+		return "nothing has been heard of it for more than " + strconv.Itoa(int(resumeTime.Hours())) + " hours, so that there may be new data on the computer; a person must decide"
 	case q.p.sequences[r.TaskSequence] == nil:
 		return "its task sequence " + r.TaskSequence + " is no longer in the configuration"
 	}
@@ -256,10 +284,7 @@ func (q *question) offer(ads []*advertisement) {
 
 // withinCap applies the wipe cap to a deployment that erases disks.
 func (q *question) withinCap(ad string) bool {
-	most := q.p.role.WipesPerHour
-	if most <= 0 {
-		most = provisioning.DefaultWipesPerHour
-	}
+	most := q.p.wipeCap()
 	// A run of this computer that has erased nothing yet is the one that it would get again.
 	mine := func(r *provisioning.Run) bool {
 		return r.Advertisement == ad && r.State == provisioning.RunStarted && !r.Spent &&
@@ -323,7 +348,7 @@ func (p *Policy) Variables(c *provisioning.Computer, sequence string, h History)
 		return nil
 	}
 	q := &question{p: p, h: &h, computer: c}
-	q.past = h.runs(c.Name, provisioning.Machine{})
+	q.past = h.runs(c.Name, "")
 	return q.variables(sequence)
 }
 

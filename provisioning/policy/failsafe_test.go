@@ -189,6 +189,8 @@ func TestRunOf(t *testing.T) {
 		"of its name, elsewhere":   {provisioning.Run{Computer: "desk-1", Machine: provisioning.Machine{MAC: mac(2)}}, true},
 		"of its machine":           {provisioning.Run{Computer: "former", Machine: provisioning.Machine{MAC: mac(1), GUID: guid(1)}}, true},
 		"of its card, another box": {provisioning.Run{Computer: "former", Machine: provisioning.Machine{MAC: mac(1), GUID: guid(2)}}, false},
+		"of its board, renamed":    {provisioning.Run{Computer: "former", Machine: provisioning.Machine{MAC: mac(2), GUID: guid(1)}}, true},
+		"of its name in capitals":  {provisioning.Run{Computer: "DESK-1"}, true},
 		"of another":               {provisioning.Run{Computer: "former", Machine: provisioning.Machine{MAC: mac(2), GUID: guid(2)}}, false},
 		"of nobody":                {provisioning.Run{Computer: "former"}, false},
 	} {
@@ -221,7 +223,7 @@ func TestHistoryWith(t *testing.T) {
 		"its new address": {last, "", mac(2), "1 succeeded"},
 	} {
 		var got []string
-		for _, r := range c.h.runs(c.computer, provisioning.Machine{MAC: c.mac}) {
+		for _, r := range c.h.runs(c.computer, "", c.mac) {
 			got = append(got, r.ID+" "+string(r.State))
 		}
 		if s := strings.Join(got, " "); s != c.want {

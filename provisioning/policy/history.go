@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -85,12 +86,13 @@ func (h History) With(run provisioning.Run) History {
 	return h
 }
 
-// runs returns the runs of a computer ("" is none), and those that were given to a machine of this MAC address or GUID,
-// in the order of Runs.
-func (h *History) runs(computer string, m provisioning.Machine) []*provisioning.Run {
+// runs returns the runs of a computer ("" is none), whatever the case of its name, and those that were given to a machine of
+// this GUID ("" is none) or of one of these MAC addresses, in the order of Runs.
+func (h *History) runs(computer string, guid provisioning.GUID, macs ...provisioning.MAC) []*provisioning.Run {
 	var out []*provisioning.Run
 	named := func(r *provisioning.Run) bool {
-		return computer != "" && r.Computer == computer || m.MAC != "" && r.Machine.MAC == m.MAC || m.GUID != "" && r.Machine.GUID == m.GUID
+		return computer != "" && strings.EqualFold(r.Computer, computer) || guid != "" && r.Machine.GUID == guid ||
+			r.Machine.MAC != "" && slices.Contains(macs, r.Machine.MAC)
 	}
 	if h.index == nil {
 		for i := range h.Runs {
@@ -104,9 +106,11 @@ func (h *History) runs(computer string, m provisioning.Machine) []*provisioning.
 	if computer != "" {
 		at = append(at, h.index.byComputer[strings.ToLower(computer)]...)
 	}
-	at = append(at, h.index.byMAC[m.MAC]...)
-	if m.GUID != "" {
-		at = append(at, h.index.byGUID[m.GUID]...)
+	for _, m := range macs {
+		at = append(at, h.index.byMAC[m]...)
+	}
+	if guid != "" {
+		at = append(at, h.index.byGUID[guid]...)
 	}
 	slices.Sort(at)
 	for _, i := range slices.Compact(at) {
@@ -143,10 +147,11 @@ func (h *History) discovered(m provisioning.Machine) []*provisioning.Computer {
 // contradict reports whether two GUIDs say that machines are two: an empty one says nothing.
 func contradict(a, b provisioning.GUID) bool { return a != "" && b != "" && a != b }
 
-// RunOf reports whether a run was the computer's: it bears its name, or was given to a machine with its MAC address that
-// nothing says is another. The order to clear a computer is for these runs, so that one that was renamed can be cleared.
+// RunOf reports whether a run was the computer's: it bears its name, or was given to a machine with its GUID, or with its MAC
+// address that nothing says is another. The order to clear a computer is for these runs, so that one that was renamed can be
+// cleared.
 func RunOf(r *provisioning.Run, c *provisioning.Computer) bool {
-	return r.Computer == c.Name ||
+	return strings.EqualFold(r.Computer, c.Name) || r.Machine.GUID != "" && r.Machine.GUID == c.Spec.SMBIOSGUID ||
 		slices.Contains(c.Spec.MACAddresses, r.Machine.MAC) && !contradict(r.Machine.GUID, c.Spec.SMBIOSGUID)
 }
 
@@ -205,6 +210,24 @@ func newer(a, b *provisioning.Run) bool {
 
 // capTime is how far back the wipe cap looks.
 const capTime = time.Hour
+
+// Exhausted says why a deployment that erases disks and needs an approval beyond the wipe cap must not begin to erase now, ""
+// if it may: as many have begun to in the hour before as the cap lets. Decide counts those as well that are about to.
+func (p *Policy) Exhausted(h *History, now time.Time) string {
+	begun, most := h.wipes(now, func(string) bool { return false }, nil), p.wipeCap()
+	if begun < most {
+		return ""
+	}
+	return strconv.Itoa(begun) + " deployments began to erase disks in the last hour; " + strconv.Itoa(most) + " may without an approval"
+}
+
+// wipeCap is how many may begin in an hour.
+func (p *Policy) wipeCap() int {
+	if p.role != nil && p.role.WipesPerHour > 0 {
+		return p.role.WipesPerHour
+	}
+	return provisioning.DefaultWipesPerHour
+}
 
 // wipes counts the deployments that began to erase disks in the hour before now, or are about to; mine is not counted, and
 // neither are those that went beyond the cap by an approval, each of which has used one up.

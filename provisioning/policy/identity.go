@@ -32,6 +32,11 @@ func (q *question) identify() bool {
 				" when that was deployed, and is in the one with "+string(m.GUID)+" now; enter the right GUID in its record, or list the adapter as shared")
 			return false
 		}
+		if c := q.deployedAs(byMAC[0]); c != nil && byMAC[0].Spec.SMBIOSGUID == "" {
+			q.conflict(byMAC, []*provisioning.Computer{c}, mac+" is "+byMAC[0].Name+", but the machine with SMBIOS GUID "+string(m.GUID)+" was deployed as "+c.Name+
+				", and neither record has a GUID; enter the right one in each, or list the adapter as shared")
+			return false
+		}
 		return q.found(byMAC[0], mac+" is "+byMAC[0].Name)
 	case len(byGUID) == 1:
 		return q.found(byGUID[0], guid+" is "+byGUID[0].Name)
@@ -56,6 +61,11 @@ func (q *question) found(c *provisioning.Computer, text string) bool {
 
 // unnamed looks at a machine that no record names. It is unknown only if it cannot be a known one with another adapter.
 func (q *question) unnamed(mac string) bool {
+	if of := q.p.byGUID[q.m.GUID.Swapped()]; len(of) > 0 {
+		q.conflict(nil, of, "no computer has "+mac+" or "+guidText(q.m.GUID)+", but "+list(of)+" has "+string(q.m.GUID.Swapped())+
+			", which is the same in another order of bytes; write it as "+string(q.m.GUID))
+		return false
+	}
 	if q.p.role.UnknownComputers == nil { // whoever it is, it gets nothing: that needs nobody's attention
 		q.d.because(RuleIdentity, "no computer has "+mac+" or "+guidText(q.m.GUID))
 		return true
@@ -64,15 +74,24 @@ func (q *question) unnamed(mac string) bool {
 		q.conflict(nil, nil, "no computer has "+mac+", and the firmware gives no SMBIOS GUID of its own: it may be a known computer with another network adapter")
 		return false
 	}
-	for _, r := range q.h.runs("", provisioning.Machine{GUID: q.m.GUID}) {
-		if c := q.named(r.Computer); c != nil && c.Spec.SMBIOSGUID == "" {
-			q.conflict(nil, []*provisioning.Computer{c}, "no computer has "+mac+", but the machine with SMBIOS GUID "+string(q.m.GUID)+
-				" was deployed as "+c.Name+", whose record has no GUID; enter it there")
-			return false
-		}
+	if c := q.deployedAs(nil); c != nil {
+		q.conflict(nil, []*provisioning.Computer{c}, "no computer has "+mac+", but the machine with SMBIOS GUID "+string(q.m.GUID)+
+			" was deployed as "+c.Name+", whose record has no GUID; enter it there")
+		return false
 	}
 	q.d.because(RuleIdentity, "no computer has "+mac+" or "+guidText(q.m.GUID))
 	return true
+}
+
+// deployedAs returns a computer whose record has no GUID and that was a machine with this GUID when it was deployed, nil if
+// there is none but the given one.
+func (q *question) deployedAs(but *provisioning.Computer) *provisioning.Computer {
+	for _, r := range q.h.runs("", q.m.GUID) {
+		if c := q.named(r.Computer); c != nil && c != but && c.Spec.SMBIOSGUID == "" {
+			return c
+		}
+	}
+	return nil
 }
 
 // owners returns the computers that have the machine's MAC address, and its GUID. A discovered one counts as long as the
@@ -124,7 +143,7 @@ func (q *question) wandered(c *provisioning.Computer) *provisioning.Run {
 	if c.Spec.SMBIOSGUID != "" || q.m.GUID == "" {
 		return nil
 	}
-	for _, r := range q.h.runs(c.Name, provisioning.Machine{}) {
+	for _, r := range q.h.runs(c.Name, "") {
 		if r.Machine.MAC == q.m.MAC && contradict(r.Machine.GUID, q.m.GUID) {
 			return r
 		}

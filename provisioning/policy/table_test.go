@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -41,6 +42,7 @@ type tableCase struct {
 	Arch           string
 	At, Issued     string
 	History        []runText
+	Abroad         []runText
 	HistoryMissing bool `yaml:"historyMissing"`
 	Discovered     map[string]string
 	Approved       int
@@ -81,9 +83,9 @@ func loadTable(t testing.TB) *table {
 }
 
 // snapshot makes the site LON's of documents, as central does.
-func (c *tableCase) snapshot(t *testing.T, standard map[string]any, at time.Time) *provisioning.Snapshot {
+func (c *tableCase) snapshot(t *testing.T, all *table, at time.Time) *provisioning.Snapshot {
 	t.Helper()
-	documents := maps.Clone(standard)
+	documents := maps.Clone(all.Standard)
 	maps.Copy(documents, c.With)
 	for _, d := range c.Without {
 		if _, ok := documents[d]; !ok {
@@ -114,8 +116,12 @@ func (c *tableCase) snapshot(t *testing.T, standard map[string]any, at time.Time
 	for name, i := range c.Inventory {
 		inventories[name] = provisioning.Inventory{MemoryMiB: i.MemoryMiB}
 	}
+	var runs []provisioning.SiteRun
+	for i, r := range c.Abroad {
+		runs = append(runs, provisioning.SiteRun{Site: "PAR", Run: r.run(t, fmt.Sprint("abroad-", i), all.Machines, at)})
+	}
 	s, err := catalog.Resolve("LON", provisioning.Facts{
-		Inventories: inventories, Changed: func(k provisioning.Key) uint64 { return c.Changed[k.Name] },
+		Runs: runs, Inventories: inventories, Changed: func(k provisioning.Key) uint64 { return c.Changed[k.Name] },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -156,30 +162,7 @@ func (c *tableCase) history(t *testing.T, machines map[string]machineText, at ti
 	t.Helper()
 	h := History{Complete: !c.HistoryMissing, Approved: c.Approved}
 	for i, r := range c.History {
-		ago, err := time.ParseDuration(r.Ago)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.On == "" {
-			r.On = r.Computer
-		}
-		if r.TaskSequence == "" {
-			r.TaskSequence = "install"
-		}
-		on, ok := machines[r.On]
-		if !ok {
-			t.Fatalf("there is no machine %q", r.On)
-		}
-		run := provisioning.Run{
-			ID: fmt.Sprint("run-", i), Computer: r.Computer, Advertisement: r.Advertisement, TaskSequence: r.TaskSequence,
-			State: provisioning.RunState(r.State), Spent: r.Spent, Cleared: r.Cleared, Allowance: r.Allowance,
-			Machine:   provisioning.Machine{MAC: provisioning.MAC(on.MAC), GUID: provisioning.GUID(on.GUID)},
-			StartedAt: at.Add(-ago), UpdatedAt: at.Add(-ago),
-		}
-		if r.Spent {
-			run.SpentAt = run.StartedAt
-		}
-		h.Runs = append(h.Runs, run)
+		h.Runs = append(h.Runs, r.run(t, fmt.Sprint("run-", i), machines, at))
 	}
 	for i := range c.Wiped {
 		h.Runs = append(h.Runs, provisioning.Run{
@@ -194,6 +177,28 @@ func (c *tableCase) history(t *testing.T, machines map[string]machineText, at ti
 		}})
 	}
 	return h
+}
+
+func (r runText) run(t *testing.T, id string, machines map[string]machineText, at time.Time) provisioning.Run {
+	t.Helper()
+	ago, err := time.ParseDuration(r.Ago)
+	if err != nil {
+		t.Fatal(err)
+	}
+	on, ok := machines[cmp.Or(r.On, r.Computer)]
+	if !ok {
+		t.Fatalf("there is no machine %q", cmp.Or(r.On, r.Computer))
+	}
+	out := provisioning.Run{
+		ID: id, Computer: r.Computer, Advertisement: r.Advertisement, TaskSequence: cmp.Or(r.TaskSequence, "install"),
+		State: provisioning.RunState(r.State), Spent: r.Spent, Cleared: r.Cleared, Allowance: r.Allowance,
+		Machine:   provisioning.Machine{MAC: provisioning.MAC(on.MAC), GUID: provisioning.GUID(on.GUID)},
+		StartedAt: at.Add(-ago), UpdatedAt: at.Add(-ago),
+	}
+	if r.Spent {
+		out.SpentAt = out.StartedAt
+	}
+	return out
 }
 
 func parseTime(t testing.TB, s string) time.Time {
@@ -239,7 +244,7 @@ func TestDecisions(t *testing.T) {
 			at := parseTime(t, c.At)
 			var s *provisioning.Snapshot
 			if !c.NoConfiguration {
-				s = c.snapshot(t, all.Standard, at)
+				s = c.snapshot(t, all, at)
 			}
 			m, h := c.machine(t, all.Machines), c.history(t, all.Machines, at)
 			d := Decide(s, m, h, at)
