@@ -154,3 +154,57 @@ func TestSiteReports(t *testing.T) {
 	broken := siteReport(11, "nonsense")
 	wantCode(t, lon.ReportSite(ctx, []provisioning.SiteReport{broken}), provisioning.CodeInvalid, "kind")
 }
+
+// TestDeployedElsewhere: what has run on a computer at one site is known to the others that it may be at, until a person
+// clears it; a computer that comes to another site brings it along.
+func TestDeployedElsewhere(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	const laptop = `apiVersion: branchpoint/v1
+kind: Computer
+metadata: {name: desk-1}
+spec: {%s macAddresses: ["52:54:00:12:34:56"]}
+`
+	ctx := t.Context()
+	lon, _ := s.enrol("LON")
+	run := strings.Repeat("a", 32)
+	for i, m := range []provisioning.StatusMessage{
+		{Code: provisioning.StatusPolicyReceived}, {Code: provisioning.StatusStepStarted, Step: 1, Action: "applyOperatingSystemImage"}, {Code: provisioning.StatusSequenceDone},
+	} {
+		m.ID, m.Site, m.Computer, m.Run, m.Advertisement, m.TaskSequence = fmt.Sprintf("%032x", i), "LON", "desk-1", run, "rollout", "install"
+		m.Time, m.Sequence = s.clock.Now().UTC(), i+1
+		if i == 1 {
+			m.Machine = provisioning.Machine{MAC: "52:54:00:12:34:56", Arch: provisioning.ArchUEFIx64}
+		}
+		if err := lon.Report(ctx, []provisioning.StatusMessage{m}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	known := func(code string) string {
+		t.Helper()
+		var out []string
+		for _, r := range s.snapshot(code).Deployed {
+			out = append(out, fmt.Sprint(r.Computer, " ", r.State, " ", r.Spent, " ", r.Cleared))
+		}
+		return strings.Join(out, ", ")
+	}
+	if lon, par := known("LON"), known("PAR"); lon+par != "" {
+		t.Errorf("LON is told %q, PAR %q of a computer of LON", lon, par)
+	}
+	s.mustApply(fmt.Sprintf(laptop, ""))
+	if lon, par := known("LON"), known("PAR"); lon != "" || par != "desk-1 succeeded true false" {
+		t.Errorf("LON is told %q, PAR %q of a computer of any site", lon, par)
+	}
+	s.mustApply(fmt.Sprintf(laptop, "site: PAR,"))
+	if par := known("PAR"); par != "desk-1 succeeded true false" {
+		t.Errorf("PAR is told %q of a computer that has come", par)
+	}
+	s.clock.Advance(time.Minute)
+	if _, err := s.admin.Clear(ctx, client.ClearRequest{Computers: []string{"desk-1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if par := known("PAR"); par != "desk-1 succeeded true true" {
+		t.Errorf("PAR is told %q of a computer that was cleared", par)
+	}
+}

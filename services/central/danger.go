@@ -107,14 +107,15 @@ func (p *plan) danger(now time.Time, inventories map[string]provisioning.Invento
 	maps.DeleteFunc(always, func(_ string, v bool) bool { return !v })
 	for _, name := range p.forgotten(after) {
 		computers[name] = true
+		limit = 0 // as with all unknown machines, nobody is left unasked
 	}
 	unknown := newlyUnknown(before, after)
 	names := slices.Sorted(maps.Keys(computers))
 	return newDanger(len(names), names, unknown, slices.Sorted(maps.Keys(always)), limit)
 }
 
-// forgotten are the computers that nothing describes any more after the plan, at sites that erase the disks of unknown
-// machines.
+// forgotten are the computers that nothing describes any more after the plan, or not with each of their network cards, at sites
+// that erase the disks of unknown machines.
 func (p *plan) forgotten(after *world) []string {
 	sites := map[string]bool{}
 	for k := range after.unknown() {
@@ -129,14 +130,20 @@ func (p *plan) forgotten(after *world) []string {
 			known[id] = true
 		}
 	}
+	unnamed := func(c *provisioning.Computer) bool {
+		if c.Spec.SMBIOSGUID != "" && known[string(c.Spec.SMBIOSGUID)] {
+			return false
+		}
+		return len(c.Spec.MACAddresses) == 0 ||
+			slices.ContainsFunc(c.Spec.MACAddresses, func(m provisioning.MAC) bool { return !known[string(m)] && after.answers(c, m) })
+	}
 	var out []string
 	for _, t := range p.touched {
 		if t.effect == client.Unchanged || t.before == nil || t.before.Computer == nil {
 			continue
 		}
 		c := t.before.Computer
-		if (sites[c.Spec.Site] || c.Spec.Site == "") && !slices.ContainsFunc(addresses(c), func(id string) bool { return known[id] }) &&
-			(len(c.Spec.MACAddresses) == 0 || slices.ContainsFunc(c.Spec.MACAddresses, func(m provisioning.MAC) bool { return after.answers(c, m) })) {
+		if (sites[c.Spec.Site] || c.Spec.Site == "") && unnamed(c) {
 			out = append(out, c.Name)
 		}
 	}
@@ -175,10 +182,16 @@ func newlyUnknown(before, after *world) []string {
 // clearDanger says which of the named computers would begin to erase their disks if what has run on them could run again.
 func clearDanger(catalog provisioning.Catalog, names []string, now time.Time, inventories map[string]provisioning.Inventory, limit int) *client.Danger {
 	w := newWorld(catalog, now, inventories)
+	unknown := map[unknownAt]bool{} // what a computer had as an unknown one runs again, too
+	for k := range w.unknown() {
+		unknown[k], unknown[unknownAt{"", k.advertisement}] = true, true
+	}
 	var out []string
 	for _, n := range names {
 		c := catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: n}].Computer
-		if c != nil && slices.ContainsFunc(w.wiping, func(a *wiping) bool { return w.targets(a, c) && len(w.reach(a, c)) > 0 }) {
+		if c != nil && slices.ContainsFunc(w.wiping, func(a *wiping) bool {
+			return (w.targets(a, c) || unknown[unknownAt{c.Spec.Site, a.Name}]) && len(w.reach(a, c)) > 0
+		}) {
 			out = append(out, n)
 		}
 	}

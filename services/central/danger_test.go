@@ -2,6 +2,7 @@ package central
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,8 @@ func TestDanger(t *testing.T) {
 		{"another pattern for unknown ones", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Site PAR": `{pxe: {mode: proxy, unknownComputers: {namePattern: "x-%mac%"}}}`}, ""},
 		{"unknown ones no longer ignored", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Site PAR": `{pxe: {mode: proxy, unknownComputers: {}, ignore: ["52:54:00:00:00:99"]}}`}, map[string]string{"Site PAR": `{pxe: {mode: proxy, unknownComputers: {}}}`}, "| PAR"},
 		{"a known computer is forgotten where unknown ones are erased", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Computer any-1": ""}, "any-1"},
+		{"a network card is forgotten where unknown ones are erased", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Computer any-1": `{macAddresses: ["52:54:00:00:00:21", "52:54:00:00:00:22"]}`}, map[string]string{"Computer any-1": `{macAddresses: ["52:54:00:00:00:22"]}`}, "any-1"},
+		{"a network card is forgotten of a computer that is known by its GUID", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Computer any-1": `{macAddresses: ["52:54:00:00:00:21", "52:54:00:00:00:22"], smbiosGUID: 4c4c4544-0042-3510-8052-b4c04f4d3433}`}, map[string]string{"Computer any-1": `{macAddresses: ["52:54:00:00:00:22"], smbiosGUID: 4c4c4544-0042-3510-8052-b4c04f4d3433}`}, ""},
 		{"a known computer is forgotten elsewhere", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Computer rom-1": ""}, ""},
 		{"advertisement deleted", map[string]string{ad: `{taskSequence: wipe, collection: all-systems, purpose: required}`}, map[string]string{ad: ""}, ""},
 	} {
@@ -173,6 +176,41 @@ func TestConfirm(t *testing.T) {
 				!strings.HasSuffix(provisioning.NextOf(err), "--confirm "+c.confirm+".")) {
 				t.Errorf("%+v: %v → %s", c, err, provisioning.NextOf(err))
 			}
+		}
+	}
+}
+
+// TestForgottenComputers are asked about, however few they are: they become unknown machines.
+func TestForgottenComputers(t *testing.T) {
+	parts := map[string]string{"Advertisement a": `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}
+	maps.Copy(parts, lab)
+	decoded := &decodedDocuments{}
+	stored := mustDecide(t, decoded, nil, parts).documents()
+	if d := mustDecide(t, decoded, stored, map[string]string{"Computer any-1": ""}).danger(noon, nil, 10); d == nil || d.Confirm != "1" {
+		t.Errorf("%+v", d)
+	}
+	if d := mustDecide(t, decoded, stored, map[string]string{"Computer any-1": `{macAddresses: ["52:54:00:00:00:21"], description: x}`}).danger(noon, nil, 10); d != nil {
+		t.Errorf("%+v", d)
+	}
+}
+
+// TestClearDanger: what would run again on a computer is what it has as itself, and what it may have had as an unknown one.
+func TestClearDanger(t *testing.T) {
+	for _, c := range []struct{ ad, want string }{
+		{`{taskSequence: wipe, collection: both, purpose: required}`, "lon-1 lon-2"},
+		{`{taskSequence: wipe, collection: both, purpose: available}`, ""},
+		{`{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "any-1 par-1"},
+	} {
+		parts := map[string]string{"Advertisement a": c.ad, "Computer par-1": `{site: PAR, macAddresses: ["52:54:00:00:00:41"]}`}
+		maps.Copy(parts, lab)
+		decoded := &decodedDocuments{}
+		p := mustDecide(t, decoded, nil, parts)
+		got := ""
+		if d := clearDanger(p.after, []string{"any-1", "lon-1", "lon-2", "par-1", "rom-1"}, noon, nil, 0); d != nil {
+			got = strings.Join(d.Computers, " ")
+		}
+		if got != c.want {
+			t.Errorf("%s: asks about %q, want %q", c.ad, got, c.want)
 		}
 	}
 }

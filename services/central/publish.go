@@ -53,6 +53,7 @@ func (c *Central) next(ctx context.Context, p provisioning.Publication) ([]provi
 			Inventories: p.Inventories,
 			Clears:      clears,
 			Approvals:   approvals[site],
+			Runs:        p.Runs,
 		})
 		if err != nil {
 			// The site goes on with the last snapshot that could be made; the others must not wait for it.

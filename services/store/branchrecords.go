@@ -78,6 +78,11 @@ func commitIdentity(ctx context.Context, tx *sql.Tx, c provisioning.BranchChange
 			return err
 		}
 	}
+	if c.HistoryMissing {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM branch_state WHERE name = ?`, stateHistory); err != nil {
+			return err
+		}
+	}
 	if !c.Resend {
 		return nil
 	}

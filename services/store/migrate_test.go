@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+	"time"
 
 	"branchpoint/provisioning"
 
@@ -36,6 +37,10 @@ func TestOldDatabase(t *testing.T) {
 		`INSERT INTO documents VALUES ('Site', 'LON', 1, 1, 'one'), ('Site', 'PAR', 1, 1, 'par'), ('Site', 'LON', 2, 2, 'two')`,
 		`INSERT INTO snapshots VALUES ('LON', 1, 7, 'core', x'02', x'03', '')`,
 		`INSERT INTO status (site, id, run, computer, received_at, message) VALUES ('LON', 'i', 'r', 'desk-1', '', '{"id":"i","run":"r"}')`,
+		`INSERT INTO status (site, id, run, computer, received_at, message) VALUES
+			('LON', '1', 'wiped', 'desk-2', '', '{"id":"1","run":"wiped","advertisement":"a","taskSequence":"t","time":"2026-11-20T12:00:00Z","code":10002}'),
+			('LON', '2', 'wiped', 'desk-2', '', '{"id":"2","run":"wiped","advertisement":"a","taskSequence":"t","time":"2026-11-20T12:01:00Z","code":11133,"action":"partitionDisk"}'),
+			('LON', '3', 'wiped', 'desk-2', '', '{"id":"3","run":"wiped","advertisement":"a","taskSequence":"t","time":"2026-11-20T12:02:00Z","code":11143}')`,
 		`INSERT INTO branch_state VALUES ('identity', x'04')`,
 		`INSERT INTO runs VALUES ('r', 'desk-1', '', '{"id":"r","computer":"desk-1"}')`,
 		`INSERT INTO outbox (id, run, sequence, message) VALUES ('m', 'r', 1, '{"id":"m"}')`,
@@ -74,7 +79,12 @@ func TestOldDatabase(t *testing.T) {
 	snapshot, err := s.SiteSnapshot(ctx, "LON")
 	same("snapshot", snapshot, &provisioning.SiteSnapshot{Site: "LON", Epoch: 1, Number: 7, Core: "core", Signed: provisioning.SignedSnapshot{Payload: []byte{2}, Signature: []byte{3}}}, err)
 	status, err := s.Status(ctx, provisioning.StatusFilter{})
-	same("status", status, []provisioning.StatusMessage{{ID: "i", Run: "r"}}, err)
+	same("status", status[:1], []provisioning.StatusMessage{{ID: "i", Run: "r"}}, err)
+	runs, err := siteRuns(ctx, s.db)
+	same("runs", runs, []provisioning.SiteRun{{Site: "LON", Run: provisioning.Run{
+		ID: "wiped", Computer: "desk-2", Advertisement: "a", TaskSequence: "t", State: provisioning.RunSucceeded, Spent: true, SpentAt: noon.Add(time.Minute),
+		StartedAt: noon, UpdatedAt: noon.Add(2 * time.Minute),
+	}}}, err)
 	identity, err := s.LoadIdentity(ctx)
 	same("identity", identity, []byte{4}, err)
 	outbox, err := s.Undelivered(ctx, 10)

@@ -106,11 +106,22 @@ func (s *Store) publication(ctx context.Context, q querier) (p publication, err 
 	if n := len(p.Orders); n > 0 {
 		p.order = p.Orders[n-1].Number
 	}
-	p.Inventories, err = inventories(ctx, q)
+	if p.Inventories, err = inventories(ctx, q); err != nil {
+		return p, err
+	}
+	sites := 0
+	for i := range p.Documents {
+		if p.Documents[i].Kind == provisioning.KindSite {
+			sites++
+		}
+	}
+	if sites > 1 {
+		p.Runs, err = siteRuns(ctx, q)
+	}
 	return p, err
 }
 
-// same reports whether p and o say the same. Inventories are left out: who stores one publishes afterwards.
+// same reports whether p and o say the same. Inventories and runs are left out: who stores one publishes afterwards.
 func (p *publication) same(o publication) bool {
 	if p.change != o.change || p.order != o.order || len(p.Present) != len(o.Present) {
 		return false

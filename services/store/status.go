@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"branchpoint/provisioning"
@@ -31,7 +32,12 @@ func (s *Store) AppendStatus(ctx context.Context, received time.Time, messages [
 			if err != nil {
 				return err
 			}
-			added += int(n)
+			if added += int(n); n == 0 {
+				continue
+			}
+			if err := noteRun(ctx, tx, m); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -39,6 +45,52 @@ func (s *Store) AppendStatus(ctx context.Context, received time.Time, messages [
 		return 0, err
 	}
 	return added, nil
+}
+
+// noteRun keeps what a message says of its run, where it says something of it as a whole.
+func noteRun(ctx context.Context, tx *sql.Tx, m provisioning.StatusMessage) error {
+	switch m.Code {
+	case provisioning.StatusPolicyReceived, provisioning.StatusSequenceStarted, provisioning.StatusSequenceDone, provisioning.StatusSequenceFailed:
+	case provisioning.StatusStepStarted:
+		if !provisioning.DestructiveAction(m.Action) {
+			return nil
+		}
+	default:
+		return nil
+	}
+	var text string
+	var run provisioning.Run
+	err := tx.QueryRowContext(ctx, `SELECT run FROM site_runs WHERE site = ? AND id = ?`, m.Site, m.Run).Scan(&text)
+	if err == nil {
+		run, err = decode[provisioning.Run](text)
+	}
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	run.Note(m)
+	if text, err = encode(run); err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT OR REPLACE INTO site_runs (site, id, counts, run) VALUES (?, ?, ?, ?)`,
+		m.Site, m.Run, run.Spent || run.State != provisioning.RunStarted, text)
+	return err
+}
+
+// siteRuns returns the runs of all sites that have begun to erase, or have ended.
+func siteRuns(ctx context.Context, q querier) ([]provisioning.SiteRun, error) {
+	var out []provisioning.SiteRun
+	err := rows(ctx, q, func(r *sql.Rows) error {
+		var x provisioning.SiteRun
+		var text string
+		if err := r.Scan(&x.Site, &text); err != nil {
+			return err
+		}
+		var err error
+		x.Run, err = decode[provisioning.Run](text)
+		out = append(out, x)
+		return err
+	}, `SELECT site, run FROM site_runs WHERE counts <> 0`)
+	return out, err
 }
 
 // defaultRuns is how many runs a status query answers with unless it says otherwise.

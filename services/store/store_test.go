@@ -328,6 +328,67 @@ func message(site, run string, n int) provisioning.StatusMessage {
 	}
 }
 
+// TestSiteRuns: what status messages say of runs is what snapshots are made of, where there are several sites.
+func TestSiteRuns(t *testing.T) {
+	s := openTemp(t)
+	ctx := t.Context()
+	published := func() map[string]provisioning.Run {
+		t.Helper()
+		out := map[string]provisioning.Run{}
+		err := s.PublishSnapshots(ctx, func(p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
+			for _, x := range p.Runs {
+				out[x.Site+" "+x.Run.ID] = x.Run
+			}
+			return nil, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	say := func(site, run string, n, code int, action string) {
+		t.Helper()
+		m := message(site, run, n)
+		m.Code, m.Action, m.Time = code, action, noon.Add(time.Duration(n)*time.Minute)
+		if action == "partitionDisk" {
+			m.Machine = provisioning.Machine{MAC: "52:54:00:00:00:01"}
+		}
+		if _, err := s.AppendStatus(ctx, noon, []provisioning.StatusMessage{m, m}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("LON", "1", 1, provisioning.StatusPolicyReceived, "")
+	say("LON", "1", 3, provisioning.StatusStepStarted, "partitionDisk")
+	say("LON", "1", 2, provisioning.StatusStepStarted, "runCommandLine")
+	say("PAR", "1", 1, provisioning.StatusSequenceFailed, "")
+	say("PAR", "2", 1, provisioning.StatusPolicyReceived, "")
+	add := func(site string) {
+		t.Helper()
+		if _, err := s.UpdateDocuments(ctx, made, func([]provisioning.Document) ([]provisioning.Document, error) {
+			return []provisioning.Document{doc(site, site)}, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("LON")
+	if got := published(); len(got) != 0 {
+		t.Errorf("with one site: %+v", got)
+	}
+	add("PAR")
+	want := map[string]provisioning.Run{
+		"LON 1": {
+			ID: "1", Computer: "desk-1", Advertisement: "a", TaskSequence: "t", State: provisioning.RunStarted, Spent: true, SpentAt: noon.Add(3 * time.Minute),
+			Machine: provisioning.Machine{MAC: "52:54:00:00:00:01"}, StartedAt: noon.Add(time.Minute), UpdatedAt: noon.Add(3 * time.Minute),
+		},
+		"PAR 1": {
+			ID: "1", Computer: "desk-1", Advertisement: "a", TaskSequence: "t", State: provisioning.RunFailed, StartedAt: noon.Add(time.Minute), UpdatedAt: noon.Add(time.Minute),
+		},
+	}
+	if got := published(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%+v\nwant\n%+v", got, want)
+	}
+}
+
 func TestStatusCountsOnce(t *testing.T) {
 	s := openTemp(t)
 	ctx := t.Context()
