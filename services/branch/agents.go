@@ -169,8 +169,13 @@ func (b *Branch) register(r *http.Request, req client.RegisterRequest) (*client.
 	}
 	m := x.machine
 	// What the agent found must be what the firmware said: else the secret has reached another machine.
-	if req.Facts.GUID != "" && m.GUID != "" && req.Facts.GUID != m.GUID {
-		return nil, provisioning.Errorf(provisioning.CodeForbidden, "", "the boot secret was issued to %s, not to a machine with GUID %s", m.GUID, req.Facts.GUID)
+	found, err := provisioning.ParseGUID(string(req.Facts.GUID))
+	switch {
+	case err != nil || found == "":
+	case m.GUID == "":
+		m.GUID = found // the firmware did not say it, and it may be that of another computer than the address's
+	case found != m.GUID && found != m.GUID.Swapped():
+		return nil, provisioning.Errorf(provisioning.CodeForbidden, "", "the boot secret was issued to %s, not to a machine with GUID %s", m.GUID, found)
 	}
 	c := claims{Machine: m, Key: key, Choice: x.choice, Boot: boot, Expires: now.Add(tokenLife).UTC()}
 	d, err := b.admit(r.Context(), &c, req.Facts)

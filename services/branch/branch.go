@@ -115,6 +115,8 @@ type Branch struct {
 	mu       sync.Mutex             // held by who changes state, and while the store is written, so that it says what state says
 	changed  chan struct{}          // closed and replaced when a new snapshot is in force
 	reserved map[string]reservation // names kept for unknown computers, in lower case
+	compared bool                   // central's history was asked for since the start
+	refused  []byte                 // the certificate that central has refused since the start
 }
 
 // state is what decisions are made by. It is never changed, only replaced, so that a decision waits for nobody: not for the
@@ -314,6 +316,9 @@ func (b *Branch) take(is, next *state) (provisioning.BranchChange, []string, err
 	}
 	// A central that was restored has lost what it was told since its backup.
 	for i := range next.past.Discovered {
+		if !reportable(&next.past.Discovered[i], b.cfg.Site, next.past.Runs) {
+			continue
+		}
 		r, err := b.discoveredReport(next, &next.past.Discovered[i])
 		if err != nil {
 			return change, nil, err

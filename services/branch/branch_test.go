@@ -40,6 +40,8 @@ type central struct {
 	epochs  provisioning.Epochs
 	runs    []provisioning.Run
 	renewed []byte
+	// refused: it takes the branch's certificate for nothing.
+	refused bool
 }
 
 func newCentral(t *testing.T) *central {
@@ -58,6 +60,9 @@ func (c *central) Enrol(_ context.Context, token string, csr []byte) (Enrolment,
 }
 
 func (c *central) Snapshot(ctx context.Context, _, _ uint64, _ time.Duration) (*provisioning.SignedSnapshot, error) {
+	if c.refused {
+		return nil, provisioning.Errorf(provisioning.CodeUnauthorized, "", "the certificate was revoked")
+	}
 	select {
 	case s := <-c.snapshots:
 		return s, nil

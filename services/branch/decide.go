@@ -35,7 +35,7 @@ func (b *Branch) Known(mac provisioning.MAC, guid provisioning.GUID) bool {
 // history is what decisions are made by besides the snapshot.
 func (s *state) history(now time.Time) policy.History {
 	h := s.past
-	h.Approved = left(s.allowances, now)
+	h.Approved = left(s.allowances, s.latest(now))
 	return h
 }
 

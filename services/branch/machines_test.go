@@ -402,7 +402,7 @@ func TestUnknownComputer(t *testing.T) {
 		t.Errorf("it is known before anything has happened: %+v", d)
 	}
 	// Started again before that, it keeps its name and its run.
-	a, _ = s.registered(t, stranger, "", client.Facts{Serial: "other"})
+	a, _ = s.registered(t, stranger, "", client.Facts{Serial: "other", MemoryBytes: 8 << 30})
 	again := assignment(t, a)
 	if again.Run.ID != as.Run.ID || again.Computer.Name != "LON-PF0-7" {
 		t.Errorf("started again it is %s, run %s", again.Computer.Name, again.Run.ID)

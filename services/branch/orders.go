@@ -43,7 +43,7 @@ func obey(s *provisioning.Snapshot, past policy.History, allowances []provisioni
 		cleared, computer := 0, computerNamed(s, past.Discovered, c.Computer)
 		for i := range out.runs {
 			r := &out.runs[i]
-			if policy.RunOf(r, computer) && !r.Cleared && !r.StartedAt.After(c.At) {
+			if policy.RunOf(r, computer) && !r.Cleared && c.Covers(r) {
 				r.Cleared = true
 				cleared++
 			}
@@ -88,6 +88,15 @@ func orderSum(order any) provisioning.SHA256 {
 		panic(err)
 	}
 	return provisioning.SumSHA256(fmt.Appendf(b, "%T", order))
+}
+
+// latest is the time, or that at which central made the configuration where the clock is behind that: an approval that has
+// ended stays so where the clock was set back.
+func (s *state) latest(now time.Time) time.Time {
+	if s.snapshot != nil && s.snapshot.IssuedAt.After(now) {
+		return s.snapshot.IssuedAt
+	}
+	return now
 }
 
 // left is how many deployments may go beyond the wipe cap, by approvals that are not used up.

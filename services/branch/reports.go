@@ -95,7 +95,7 @@ func (b *Branch) ApproveWipes(ctx context.Context, wipes int) (int, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := b.cfg.Now().UTC()
+	now := b.state.Load().latest(b.cfg.Now()).UTC()
 	a := provisioning.Allowance{ID: id, Wipes: wipes, Expires: now.Add(approvalTime), By: "console of site " + b.cfg.Site}
 	if err := b.cfg.Store.Commit(ctx, provisioning.BranchChange{Allowances: []provisioning.Allowance{a}}); err != nil {
 		return 0, err

@@ -107,7 +107,7 @@ func (b *Branch) runFor(ctx context.Context, s *state, c claims, d policy.Decisi
 	change := provisioning.BranchChange{}
 	next := s
 	if d.Approved && run.Allowance == "" && destructive(s.snapshot.TaskSequence(d.TaskSequence)) {
-		a, ok := use(s.allowances, now)
+		a, ok := use(s.allowances, s.latest(now))
 		if !ok { // the decision was made with it a moment ago
 			return nil, provisioning.Errorf(provisioning.CodeUnavailable, "", "%s has to wait: the approval beyond the wipe cap has just ended", d.Computer)
 		}
@@ -190,7 +190,11 @@ func (b *Branch) record(ctx context.Context, computer string, messages []provisi
 		if i < 0 {
 			return provisioning.Errorf(provisioning.CodeNotFound, "", "there is no run %s of %s at this branch", id, computer)
 		}
-		if err := b.recordRun(ctx, s, s.past.Runs[i], byRun[id]); err != nil {
+		allowance, err := b.mayErase(s, &s.past.Runs[i], byRun[id])
+		if err != nil {
+			return err
+		}
+		if err := b.recordRun(ctx, s, s.past.Runs[i], allowance, byRun[id]); err != nil {
 			return notStored(fmt.Errorf("store status of run %s: %w", id, err))
 		}
 	}
@@ -202,14 +206,75 @@ func (b *Branch) record(ctx context.Context, computer string, messages []provisi
 	return nil
 }
 
-// recordRun stores messages of one run. b.mu is held.
-func (b *Branch) recordRun(ctx context.Context, s *state, before provisioning.Run, messages []provisioning.StatusMessage) error {
+// erases reports whether a message says that a step is about to begin which overwrites disks.
+func erases(m *provisioning.StatusMessage) bool {
+	return m.Code == provisioning.StatusStepStarted && provisioning.DestructiveAction(m.Action)
+}
+
+// forbids are the rules by which nothing may reach a machine, whatever it was given before.
+var forbids = map[string]bool{
+	policy.RuleRole: true, policy.RuleIgnored: true, policy.RuleIdentity: true, policy.RuleSite: true, policy.RuleInfrastructure: true, policy.RuleUnknown: true,
+}
+
+// stopped fails where a run that is about to erase must not any more: its machine may get nothing by now, or its advertisement
+// was deleted.
+func (b *Branch) stopped(s *state, run *provisioning.Run) error {
+	d := b.decide(s, run.Machine)
+	why := ""
+	switch {
+	case run.Machine == provisioning.Machine{}, s.snapshot == nil:
+	case d.Action == policy.Silent && forbids[d.Rule()]:
+		why = d.Why()
+	case !slices.ContainsFunc(s.snapshot.Advertisements, func(a provisioning.Advertisement) bool { return a.Name == run.Advertisement }):
+		why = "advertisement " + run.Advertisement + " was deleted"
+	}
+	if why == "" {
+		return nil
+	}
+	return provisioning.Errorf(provisioning.CodeConflict, "Start the computer again: nothing was erased.", "the disk of %s must not be erased any more: %s", run.Computer, why)
+}
+
+// mayErase looks once more where messages say that a run is about to erase, which may have been given to its machine hours
+// ago: whether that was stopped, and whether the wipe cap lets it now. The agent waits with the step until it is told that its
+// message was stored. What is returned is the approval that the run uses up, nil where it needs none. b.mu is held.
+func (b *Branch) mayErase(s *state, run *provisioning.Run, messages []provisioning.StatusMessage) (*provisioning.Allowance, error) {
+	if run.Spent || !slices.ContainsFunc(messages, func(m provisioning.StatusMessage) bool { return erases(&m) }) {
+		return nil, nil
+	}
+	if err := b.stopped(s, run); err != nil || run.Allowance != "" {
+		return nil, err
+	}
+	now := b.cfg.Now()
+	h := s.history(now)
+	why := s.policy.Exhausted(&h, now)
+	if why == "" {
+		return nil, nil
+	}
+	if a, ok := use(s.allowances, s.latest(now)); ok {
+		return &a, nil
+	}
+	d := policy.Decision{Action: policy.Silent, Computer: run.Computer, Unknown: run.Unknown, Reasons: []policy.Reason{{Rule: policy.RuleWipeCap, Text: why}}}
+	b.notices.note(b.cfg.Site, run.Machine, &d, now)
+	return nil, nothing(run.Computer, d)
+}
+
+// recordRun stores messages of one run, with the approval that it uses up, nil where it needs none. b.mu is held.
+func (b *Branch) recordRun(ctx context.Context, s *state, before provisioning.Run, allowance *provisioning.Allowance, messages []provisioning.StatusMessage) error {
 	run := before
+	change, next := provisioning.BranchChange{}, s
+	if allowance != nil {
+		run.Allowance = allowance.ID
+		change.Allowances, next = []provisioning.Allowance{*allowance}, s.withAllowance(*allowance)
+	}
 	for _, m := range messages {
 		advance(&run, m, b.cfg.Now())
+		if m.Machine = (provisioning.Machine{}); erases(&m) {
+			m.Machine = run.Machine // central's history of the run must say of which machine it was
+		}
+		change.Messages = append(change.Messages, m)
 	}
-	next := s.withRun(run)
-	change := provisioning.BranchChange{Runs: []provisioning.Run{run}, Messages: messages}
+	next = next.withRun(run)
+	change.Runs = []provisioning.Run{run}
 	if run.Spent && !before.Spent {
 		if c := s.discover(&run); c != nil {
 			next = next.withDiscovered(*c)
@@ -236,7 +301,7 @@ func (b *Branch) recordRun(ctx context.Context, s *state, before provisioning.Ru
 // advance is what a status message changes about its run. A final state is never left: messages may arrive twice.
 func advance(run *provisioning.Run, m provisioning.StatusMessage, now time.Time) {
 	run.UpdatedAt = now.UTC()
-	if m.Code == provisioning.StatusStepStarted && provisioning.DestructiveAction(m.Action) && !run.Spent {
+	if erases(&m) && !run.Spent {
 		run.Spent, run.SpentAt = true, now.UTC()
 	}
 	if run.State != provisioning.RunStarted {

@@ -31,6 +31,9 @@ func (b *Branch) Follow(ctx context.Context) error {
 			}
 		}
 		if provisioning.CodeOf(err) == provisioning.CodeUnauthorized {
+			if noted := b.unsettle(ctx); noted != nil {
+				b.cfg.Log.Error("central has refused this appliance", "error", noted)
+			}
 			err = b.enrolAgain(ctx, err)
 		}
 		if ctx.Err() != nil {

@@ -128,16 +128,47 @@ func (b *Branch) wakeStatus(ctx context.Context) {
 // answered: what it would erase may have been deployed by an appliance before.
 func (b *Branch) HistoryComplete() bool { return b.state.Load().past.Complete }
 
-// fetchHistory asks central for the runs of the site, where those of before this data disk are missing.
+// fetchHistory asks central for the runs of the site, where those of before this data disk are missing, and once after each
+// start: the data disk may be an older one, or have been restored.
 func (b *Branch) fetchHistory(ctx context.Context) error {
-	if b.HistoryComplete() {
+	b.mu.Lock()
+	compared := b.compared
+	b.mu.Unlock()
+	if compared && b.HistoryComplete() {
 		return nil
 	}
 	runs, err := b.cfg.Central.Runs(ctx)
 	if err != nil {
 		return fmt.Errorf("ask central for the history of runs: %w", err)
 	}
-	return b.completeHistory(ctx, runs)
+	if err := b.completeHistory(ctx, runs); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.compared = true
+	b.mu.Unlock()
+	return nil
+}
+
+// unsettle notes that central has refused the branch's certificate: another appliance may serve the site by now, and have
+// deployed what this one knows nothing of. So its history is missing until it has enrolled again. It is noted once for each
+// certificate after a start, so that what a person says at the console holds.
+func (b *Branch) unsettle(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	certificate := b.identity.Load().Certificate
+	if bytes.Equal(b.refused, certificate) {
+		return nil
+	}
+	if err := b.cfg.Store.Commit(ctx, provisioning.BranchChange{HistoryMissing: true}); err != nil {
+		return fmt.Errorf("note that the history of runs is missing: %w", err)
+	}
+	b.refused, b.compared = certificate, false
+	next := *b.state.Load()
+	next.past.Complete = false
+	b.state.Store(&next)
+	b.cfg.Log.Warn("central has refused this appliance: another one may serve the site, so nothing that is required begins")
+	return nil
 }
 
 // AcceptHistory takes the history of runs as complete, as it is: a person says so, who knows that no computer's disk may be
@@ -147,23 +178,28 @@ func (b *Branch) AcceptHistory(ctx context.Context) error {
 	return b.completeHistory(ctx, nil)
 }
 
-// completeHistory adds runs that the branch does not know, and notes that no more are missing. Orders to let computers run
+// completeHistory adds runs that the branch does not know, and what it does not know of others, and notes that no more are
+// missing. Orders to let computers run
 // again that were obeyed before these runs were known are about them, too.
 func (b *Branch) completeHistory(ctx context.Context, more []provisioning.Run) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	is := b.state.Load()
-	known := map[string]bool{}
+	known := map[string]*provisioning.Run{}
 	for i := range is.past.Runs {
-		known[is.past.Runs[i].ID] = true
+		known[is.past.Runs[i].ID] = &is.past.Runs[i]
 	}
 	change := provisioning.BranchChange{HistoryComplete: true}
 	for _, r := range more {
-		if !known[r.ID] {
-			known[r.ID] = true
-			r.Cleared = r.Cleared || cleared(is.snapshot, &r)
-			change.Runs = append(change.Runs, r)
+		if own := known[r.ID]; own != nil {
+			if further, ok := own.Further(&r); ok {
+				change.Runs = append(change.Runs, further)
+			}
+			continue
 		}
+		known[r.ID] = &r
+		r.Cleared = r.Cleared || cleared(is.snapshot, &r)
+		change.Runs = append(change.Runs, r)
 	}
 	if err := b.cfg.Store.Commit(ctx, change); err != nil {
 		return fmt.Errorf("store the history of runs: %w", err)
@@ -183,7 +219,7 @@ func cleared(s *provisioning.Snapshot, r *provisioning.Run) bool {
 		return false
 	}
 	for _, c := range s.Clears {
-		if c.Computer == r.Computer && !r.StartedAt.After(c.At) {
+		if c.Computer == r.Computer && c.Covers(r) {
 			return true
 		}
 	}

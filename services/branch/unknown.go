@@ -125,29 +125,54 @@ func known(list []provisioning.Computer, s *provisioning.Snapshot) []string {
 	var out []string
 	for i := range list {
 		spec := &list[i].Spec
-		if len(spec.MACAddresses) > 0 && macs[spec.MACAddresses[0]] || spec.SMBIOSGUID != "" && guids[spec.SMBIOSGUID] {
+		if slices.ContainsFunc(spec.MACAddresses, func(m provisioning.MAC) bool { return macs[m] }) || spec.SMBIOSGUID != "" && guids[spec.SMBIOSGUID] {
 			out = append(out, list[i].Name)
 		}
 	}
 	return out
 }
 
-// lost are the computers of a run at this branch that the snapshot before had and the one after has not, where that is one
-// of another epoch: central was restored from a backup of a time before it knew of them, and they are not unknown for that.
+// lost are the computers that the snapshot before had and the one after has not, where that is one of another epoch: central
+// was restored from a backup of a time before it knew of them, and they are not unknown for that. They keep what they are
+// recognised by, and that they are another site's or infrastructure.
 func lost(runs []provisioning.Run, before, after *provisioning.Snapshot) []provisioning.Computer {
 	if before == nil || before.Epoch == after.Epoch {
 		return nil
 	}
-	had, have := namesOf(before), namesOf(after)
-	seen := map[string]bool{}
+	have := namesOf(after)
 	var out []provisioning.Computer
-	for i := range runs {
-		r := &runs[i]
-		name := strings.ToLower(r.Computer)
-		if r.Spent && r.Machine.MAC != "" && had[name] && !have[name] && !seen[name] {
-			seen[name] = true
-			out = append(out, *discovered(after, r))
+	for _, c := range slices.Concat(before.Computers, before.Elsewhere) {
+		if have[strings.ToLower(c.Name)] {
+			continue
+		}
+		spec := provisioning.ComputerSpec{
+			Description: "Known to this site when central was restored from an older backup",
+			Site:        c.Spec.Site, MACAddresses: c.Spec.MACAddresses, SMBIOSGUID: c.Spec.SMBIOSGUID, Infrastructure: c.Spec.Infrastructure,
+		}
+		if r := deployment(runs, c.Name); r != nil && spec.SMBIOSGUID == "" {
+			spec.SMBIOSGUID = r.Machine.GUID
+		}
+		out = append(out, provisioning.Computer{Name: c.Name, Spec: spec})
+	}
+	for _, name := range known(out, after) {
+		have[strings.ToLower(name)] = true
+	}
+	return slices.DeleteFunc(out, func(c provisioning.Computer) bool { return have[strings.ToLower(c.Name)] })
+}
+
+// deployment is the last run that erased a disk of the computer of that name and says which machine that was, nil if there is
+// none.
+func deployment(runs []provisioning.Run, computer string) *provisioning.Run {
+	for i := len(runs) - 1; i >= 0; i-- {
+		if r := &runs[i]; r.Computer == computer && r.Spent && r.Machine.MAC != "" {
+			return r
 		}
 	}
-	return out
+	return nil
+}
+
+// reportable reports whether central may make a record of a computer as the branch knows it: one that was deployed here, and
+// of which a record would say no less.
+func reportable(c *provisioning.Computer, site string, runs []provisioning.Run) bool {
+	return deployment(runs, c.Name) != nil && len(c.Spec.MACAddresses) <= 1 && !c.Spec.Infrastructure && (c.Spec.Site == "" || c.Spec.Site == site)
 }
