@@ -237,8 +237,8 @@ func (r *resolver) orders() {
 	slices.SortFunc(s.Approvals, func(a, b Approval) int { return cmp.Compare(a.Number, b.Number) })
 }
 
-// runs takes what has run at other sites: by the site's advertisements on its computers, under whatever name, and, where it
-// supports unknown ones, on machines that no record names any more.
+// runs takes what has run at other sites: on the site's computers, under whatever name, and, where it supports unknown ones, on
+// machines that no record names any more.
 func (r *resolver) runs() {
 	s, owners := r.snapshot, map[string]string{}
 	if len(r.facts.Runs) == 0 {
@@ -248,10 +248,6 @@ func (r *resolver) runs() {
 		for _, id := range Identities(&s.Computers[i]) {
 			owners[id] = s.Computers[i].Name
 		}
-	}
-	advertised := map[string]bool{}
-	for i := range s.Advertisements {
-		advertised[s.Advertisements[i].Name] = true
 	}
 	for _, x := range r.facts.Runs {
 		if x.Site == s.Site.Name {
@@ -266,7 +262,7 @@ func (r *resolver) runs() {
 			})
 		}
 		_, described := r.catalog[Key{KindComputer, run.Computer}]
-		if mine && advertised[run.Advertisement] || !mine && !described && r.unknown && run.Machine != (Machine{}) {
+		if mine || !described && r.unknown && run.Machine != (Machine{}) {
 			s.Deployed = append(s.Deployed, run)
 		}
 	}

@@ -348,14 +348,14 @@ func (p *Policy) Variables(c *provisioning.Computer, sequence string, h History)
 		return nil
 	}
 	q := &question{p: p, h: &h, computer: c}
-	q.past = h.runs(c.Name, "")
+	q.past, q.abroad = h.runs(c.Name, ""), p.deployed.runs(c.Name, "")
 	return q.variables(sequence)
 }
 
 // member decides whether the computer belongs to a collection.
 func (q *question) member(i int) *collection.Membership {
 	if q.members == nil {
-		q.members = q.p.membershipsOf(q.computer, q.h, q.past)
+		q.members = q.p.membershipsOf(q.computer, q.h, slices.Concat(q.past, q.abroad))
 	}
 	return q.members.of(q.p.collections, i)
 }
