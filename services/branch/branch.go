@@ -286,6 +286,9 @@ func (b *Branch) apply(ctx context.Context, signed *provisioning.SignedSnapshot)
 	for _, l := range lines {
 		b.cfg.Log.Warn("an order is obeyed", "order", l)
 	}
+	if n := len(change.Discovered); n > 0 {
+		b.cfg.Log.Warn("central knows computers of this site no more, as a backup of it was restored; they are not taken for unknown", "computers", n)
+	}
 	if len(change.Reports) > 0 {
 		b.wakeReports()
 	}
