@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	filippo.io/age v1.3.2
+	github.com/danielgtaylor/huma/v2 v2.37.2
 	github.com/folbricht/desync v1.0.0
 	github.com/goccy/go-yaml v1.19.2
 	github.com/google/cel-go v0.26.1

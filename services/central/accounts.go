@@ -126,6 +126,7 @@ func (c *Central) newAPIToken(ctx context.Context, account, name string, valid t
 	t := provisioning.APIToken{Hash: apiTokenSum(secret), Account: account, Name: name, CreatedAt: now, ExpiresAt: now.Add(valid)}
 	e := c.entry(ctx, action, auditAPIToken, name, "")
 	e.After = fmt.Sprintf("account: %s\nid: %s\nexpires: %s\n", account, provisioning.TokenID(t.Hash), t.ExpiresAt.Format(time.RFC3339))
+	making(ctx, "API token "+provisioning.TokenID(t.Hash))
 	if err := c.cfg.Store.CreateAPIToken(ctx, t, e); err != nil {
 		return client.APIToken{}, err
 	}
@@ -288,6 +289,7 @@ func (c *Central) putAccount(ctx context.Context, r client.AccountRequest, creat
 			return err
 		}
 	}
+	answering(ctx, func(any) any { return client.Done{} })
 	err := c.cfg.Store.UpdateAccount(ctx, r.Name, func(old *provisioning.Account) (*provisioning.Account, provisioning.AuditEntry, error) {
 		e := c.entry(ctx, "create", auditAccount, r.Name, "")
 		next := provisioning.Account{Name: r.Name, CreatedAt: c.cfg.Now()}

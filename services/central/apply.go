@@ -135,14 +135,12 @@ func (c *Central) earlier(ctx context.Context, in client.RollbackRequest) ([]pro
 		return nil, "", provisioning.Errorf(provisioning.CodeInvalid, "", "a rollback names either a change, or a document and its revision")
 	}
 	k := in.Document
-	revisions, err := c.cfg.Store.Revisions(ctx, k)
+	revisions, err := c.cfg.Store.Revisions(ctx, k, in.Revision-1, 1)
 	if err != nil {
 		return nil, "", err
 	}
-	for _, r := range revisions {
-		if r.Revision == in.Revision {
-			return []provisioning.Document{r.Document}, fmt.Sprintf("%s %s to revision %d", k.Kind, k.Name, in.Revision), nil
-		}
+	if len(revisions) == 1 && revisions[0].Revision == in.Revision {
+		return []provisioning.Document{revisions[0].Document}, fmt.Sprintf("%s %s to revision %d", k.Kind, k.Name, in.Revision), nil
 	}
 	return nil, "", provisioning.Errorf(provisioning.CodeNotFound, fmt.Sprintf("See which there are: branchpoint history %s %s", k.Kind, k.Name),
 		"there is no revision %d of %s %q", in.Revision, k.Kind, k.Name)

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"branchpoint/provisioning"
-	"branchpoint/services/central/client"
 )
 
 // Kinds of what audit entries are about beside documents.
@@ -29,35 +28,8 @@ func (c *Central) entry(ctx context.Context, action, kind, name, site string) pr
 	return provisioning.AuditEntry{At: c.cfg.Now(), Account: a.Account, From: a.From, Action: action, Kind: kind, Name: name, Site: site}
 }
 
-// maxAudit bounds a page of the audit log.
-const maxAudit = 1000
-
-// Audit returns a page of the audit log: of what f chooses, the entries that the caller may see. Whoever is limited sees what
-// they did themselves, and what concerns their sites, the computers that belong to them, and the collections of their limits.
-func (c *Central) Audit(ctx context.Context, f provisioning.AuditFilter) (client.AuditPage, error) {
-	if f.Limit < 0 || f.Limit > maxAudit {
-		return client.AuditPage{}, provisioning.Errorf(provisioning.CodeInvalid, "", "limit is %d; 1 to %d is possible", f.Limit, maxAudit)
-	}
-	if f.Limit == 0 {
-		f.Limit = 100
-	}
-	page := client.AuditPage{Entries: []provisioning.AuditEntry{}}
-	found, err := c.cfg.Store.Audit(ctx, f)
-	if err != nil {
-		return page, err
-	}
-	if len(found) == f.Limit {
-		page.Before = found[len(found)-1].Number
-	}
-	who := callerOf(ctx)
-	for _, e := range found {
-		if who == nil || who.seesEntry(&e) {
-			page.Entries = append(page.Entries, e)
-		}
-	}
-	return page, nil
-}
-
+// seesEntry reports whether whoever asks may read an entry: whoever is limited sees what they did themselves, and what concerns
+// their sites, the computers that belong to them, and the collections of their limits.
 func (who *caller) seesEntry(e *provisioning.AuditEntry) bool {
 	if e.Account == who.account {
 		return true

@@ -35,9 +35,10 @@ type Store interface {
 	UpdateDocuments(ctx context.Context, change provisioning.Change, decide func(stored []provisioning.Document) ([]provisioning.Document, error)) (uint64, error)
 	// Changes returns changes with numbers below before (0: all), newest first.
 	Changes(ctx context.Context, before uint64, limit int) ([]provisioning.Change, error)
-	// Revisions returns a document's revisions, oldest first, and ChangeRevisions those of a change.
-	Revisions(ctx context.Context, key provisioning.Key) ([]provisioning.Revision, error)
-	ChangeRevisions(ctx context.Context, change uint64) ([]provisioning.Revision, error)
+	// Revisions returns a document's revisions after one (0: all), oldest first, and ChangeRevisions those of a change after a
+	// document's (the zero Key: all), by kind and name; at most limit.
+	Revisions(ctx context.Context, key provisioning.Key, after int64, limit int) ([]provisioning.Revision, error)
+	ChangeRevisions(ctx context.Context, change uint64, after provisioning.Key, limit int) ([]provisioning.Revision, error)
 	// DocumentsAt returns what was in force after a change; it fails with CodeNotFound if there is no such change.
 	DocumentsAt(ctx context.Context, change uint64) ([]provisioning.Document, error)
 	// AddOrders numbers and stores orders.
@@ -58,6 +59,9 @@ type Store interface {
 	// call decide more than once.
 	PublishSnapshots(ctx context.Context, decide func(provisioning.Publication) ([]provisioning.SiteSnapshot, error)) error
 	IdentityStore
+	// Once returns the request of an account that was carried out under a key; it fails with CodeNotFound where there is none at
+	// now. Whatever changes something keeps the request of its context (provisioning.WithOnce) in its transaction.
+	Once(ctx context.Context, account, key string, now time.Time) (*provisioning.Once, error)
 	// AppendStatus returns how many messages were new.
 	AppendStatus(ctx context.Context, received time.Time, messages []provisioning.StatusMessage) (int, error)
 	Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, error)

@@ -19,6 +19,8 @@ type changeRequest struct {
 	edit func(stored []provisioning.Document) (edit, error)
 	// refuse fails where the plan must not be carried out, for reasons of the command's own; nil refuses nothing.
 	refuse func(*plan) error
+	// answer makes what the command answers of the result; nil is the result itself.
+	answer func(client.ChangeResult) any
 	client.Caution
 }
 
@@ -70,6 +72,13 @@ func (c *Central) change(ctx context.Context, r changeRequest) (client.ChangeRes
 	}
 	by := provisioning.ActorOf(ctx).Account
 	change := provisioning.Change{At: c.cfg.Now(), By: by, Command: r.command, Note: r.note}
+	answering(ctx, func(number uint64) any {
+		result.Change = number
+		if r.answer == nil {
+			return result
+		}
+		return r.answer(result)
+	})
 	number, err := c.cfg.Store.UpdateDocuments(ctx, change, func(stored []provisioning.Document) ([]provisioning.Document, error) {
 		if !slices.EqualFunc(stored, basis, sameRevision) {
 			if p, result, err = consider(stored); err != nil {

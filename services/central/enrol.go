@@ -67,6 +67,7 @@ func (c *Central) CreateToken(ctx context.Context, r client.TokenRequest) (clien
 	t := provisioning.EnrolmentToken{Hash: tokenSum(token), Site: r.Site, CreatedAt: now, ExpiresAt: now.Add(valid), Approval: r.Approval}
 	e := c.entry(ctx, "create", auditEnrolmentToken, provisioning.TokenID(t.Hash), r.Site)
 	e.After = fmt.Sprintf("site: %s\nexpires: %s\napproval: %t\n", r.Site, t.ExpiresAt.Format(time.RFC3339), t.Approval)
+	making(ctx, "enrolment token "+provisioning.TokenID(t.Hash))
 	if err := c.cfg.Store.CreateEnrolmentToken(ctx, t, e); err != nil {
 		return client.Token{}, err
 	}
@@ -114,6 +115,7 @@ func (c *Central) changeToken(ctx context.Context, fits func(*provisioning.Enrol
 		if err := c.allow(ctx, provisioning.ActionEnrol, provisioning.AtSite(t.Site)); err != nil {
 			return err
 		}
+		answering(ctx, func(any) any { return client.Done{} })
 		return c.cfg.Store.UseEnrolmentToken(ctx, t.Hash, change)
 	}
 	return unknown
@@ -314,4 +316,21 @@ func (c *Central) AdminToken(token string) bool {
 
 func adminSum(token string) provisioning.SHA256 {
 	return provisioning.SumSHA256([]byte("branchpoint admin token\n" + token))
+}
+
+// tokenState says what has become of an enrolment token.
+func tokenState(t *provisioning.EnrolmentToken, now time.Time) string {
+	switch {
+	case !t.RevokedAt.IsZero():
+		return client.TokenRevoked
+	case len(t.Certificate) > 0:
+		return client.TokenUsed
+	case !now.Before(t.ExpiresAt):
+		return client.TokenExpired
+	case t.Key != "" && t.ApprovedBy != "":
+		return client.TokenApproved
+	case t.Key != "":
+		return client.TokenWaiting
+	}
+	return client.TokenUnused
 }

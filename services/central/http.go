@@ -30,14 +30,8 @@ const (
 // Handler is central's whole HTTP interface.
 func (c *Central) Handler() http.Handler {
 	mux := http.NewServeMux()
-	admin := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, c.adminOnly(h)) }
-	c.configurationRoutes(admin)
-	c.identityRoutes(mux)
-	admin("GET "+client.PathStatus, c.handleStatus)
-	mux.HandleFunc("POST "+client.PathEnrol, c.handleEnrol)
-	mux.Handle("GET "+client.PathBranchSnapshot, c.siteOnly(c.handleSnapshot))
-	mux.Handle("POST "+client.PathBranchStatus, c.siteOnly(c.handleReport))
-	mux.Handle("POST "+client.PathBranchReports, c.siteOnly(c.handleSiteReports))
+	c.newAPI(mux).serveOpenAPI()
+	c.branchRoutes(mux)
 	below := func(path string, h http.Handler) {
 		mux.Handle(path, h)
 		mux.Handle(path+"/", h)
@@ -48,9 +42,7 @@ func (c *Central) Handler() http.Handler {
 	if h := c.cfg.ContentRead; h != nil {
 		below(client.PathContentRead, c.siteOnly(func(w http.ResponseWriter, r *http.Request, _ string) { h.ServeHTTP(w, r) }))
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		c.fail(w, r, provisioning.Errorf(provisioning.CodeNotFound, "", "there is nothing at %s %.128s", r.Method, r.URL.Path))
-	})
+	mux.HandleFunc("/", c.elsewhere(mux))
 	mux.HandleFunc("GET /healthz", c.handleHealth)
 	if h := c.cfg.MetricsHandler; h != nil {
 		mux.Handle("GET /metrics", c.everywhere(provisioning.ActionRead, "metrics", h.ServeHTTP))
@@ -58,30 +50,64 @@ func (c *Central) Handler() http.Handler {
 	return c.metrics.count(mux)
 }
 
-func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
-
-func (c *Central) handleStatus(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	f := provisioning.StatusFilter{Computer: q.Get("computer"), Run: q.Get("run")}
-	if s := q.Get("runs"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 0 || n > 1000 {
-			c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "runs is %.64q; 1 to 1000 is possible", s))
+// branchRoutes adds what branches ask of central, with their sites' certificates.
+func (c *Central) branchRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("POST "+client.PathEnrol, c.handleEnrol)
+	mux.Handle("GET "+client.PathBranchSnapshot, c.siteOnly(c.handleSnapshot))
+	mux.Handle("POST "+client.PathBranchStatus, c.siteOnly(c.handleReport))
+	mux.Handle("POST "+client.PathBranchReports, c.siteOnly(c.handleSiteReports))
+	mux.Handle("GET "+client.PathBranchEpochs, c.siteOnly(func(w http.ResponseWriter, r *http.Request, _ string) {
+		out, err := c.epochs(r.Context())
+		c.answer(w, r, out, err)
+	}))
+	mux.Handle("GET "+client.PathBranchRuns, c.siteOnly(func(w http.ResponseWriter, r *http.Request, site string) {
+		out, err := c.siteRuns(r.Context(), site)
+		c.answer(w, r, out, err)
+	}))
+	mux.Handle("POST "+client.PathBranchRenew, c.siteOnly(func(w http.ResponseWriter, r *http.Request, _ string) {
+		var in client.EnrolRequest
+		if err := readJSON(w, r, maxEnrol, &in); err != nil {
+			c.fail(w, r, err)
 			return
 		}
-		f.Runs = n
+		out, err := c.Renew(r.Context(), r.TLS.VerifiedChains[0][0], in)
+		c.answer(w, r, out, err)
+	}))
+}
+
+// contentOnly lets those who may read look at content, and those who may administer add and change it: it is every site's.
+func (c *Central) contentOnly(h http.Handler) http.Handler {
+	read, administer := c.adminOnly(h.ServeHTTP), c.everywhere(provisioning.ActionAdminister, "content", c.auditContent(h.ServeHTTP))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			read.ServeHTTP(w, r)
+			return
+		}
+		administer.ServeHTTP(w, r)
+	})
+}
+
+func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+// StatusQuery chooses runs.
+type StatusQuery struct {
+	Computer string `query:"computer" doc:"Only runs on this computer."`
+	Run      string `query:"run" doc:"Only the run of this id, with the output of its steps."`
+	Runs     int    `query:"runs" minimum:"0" maximum:"1000" doc:"How many runs at most, the newest; 0 means 100."`
+}
+
+func (c *Central) status(ctx context.Context, in *StatusQuery) (*answer[client.StatusReport], error) {
+	messages, err := c.cfg.Store.Status(ctx, provisioning.StatusFilter{Computer: in.Computer, Run: in.Run, Runs: in.Runs})
+	if err != nil {
+		return nil, err
 	}
-	messages, err := c.cfg.Store.Status(r.Context(), f)
-	if f.Run == "" {
+	if in.Run == "" {
 		for i := range messages {
 			messages[i].Output = ""
 		}
 	}
-	var runs []provisioning.RunReport
-	if err == nil {
-		runs, err = c.visibleRuns(r.Context(), provisioning.Reports(messages))
-	}
-	c.answer(w, r, client.StatusReport{Runs: runs, Time: c.cfg.Now().UTC()}, err)
+	runs, err := c.visibleRuns(ctx, provisioning.Reports(messages))
+	return answered(client.StatusReport{Runs: runs, Time: c.cfg.Now().UTC()}, err)
 }
 
 func (c *Central) handleEnrol(w http.ResponseWriter, r *http.Request) {
@@ -203,7 +229,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return provisioning.Errorf(provisioning.CodeInvalid, "", "the request is larger than %d bytes", limit)
+		return problem(http.StatusRequestEntityTooLarge, "the request is larger than %d bytes", limit)
 	}
 	if err != nil {
 		return provisioning.Errorf(provisioning.CodeInvalid, "", "read request: %w", err)
@@ -233,20 +259,4 @@ func (c *Central) answerStatus(w http.ResponseWriter, r *http.Request, status in
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(b) // who asked is gone; there is nobody to tell
-}
-
-// fail sends an error. Internal ones are logged, since who asked is not told what they are.
-func (c *Central) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if provisioning.CodeOf(err) == provisioning.CodeInternal && r.Context().Err() == nil {
-		c.cfg.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	}
-	d := provisioning.NewProblemDocument(err)
-	b, err := json.Marshal(d)
-	if err != nil {
-		http.Error(w, "internal error", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", provisioning.ProblemContentType)
-	w.WriteHeader(d.Status)
-	_, _ = w.Write(b)
 }

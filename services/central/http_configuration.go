@@ -3,64 +3,74 @@ package central
 import (
 	"context"
 	"net/http"
-	"slices"
-	"strconv"
 
 	"branchpoint/provisioning"
 	"branchpoint/services/central/client"
+
+	"github.com/danielgtaylor/huma/v2"
 )
 
 // maxRequest bounds the body of a request without files, in bytes.
 const maxRequest = 4 << 20
 
-// handle answers a JSON request by one of central's methods.
-func handle[In, Out any](c *Central, limit int64, do func(context.Context, In) (Out, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var in In
-		if err := readJSON(w, r, limit, &in); err != nil {
-			c.fail(w, r, err)
-			return
-		}
-		out, err := do(r.Context(), in)
-		c.answer(w, r, out, err)
-	}
-}
+const tagConfiguration, tagOrders = "Configuration", "Orders"
 
-// configurationRoutes adds what administrators ask of the configuration.
-func (c *Central) configurationRoutes(admin func(pattern string, h http.HandlerFunc)) {
-	admin("POST "+client.PathApply, handle(c, maxApplyBody, c.Apply))
-	admin("POST "+client.PathDelete, handle(c, maxRequest, c.Delete))
-	admin("POST "+client.PathImportComputers, handle(c, maxApplyBody, c.ImportComputers))
-	admin("POST "+client.PathRollback, handle(c, maxRequest, c.Rollback))
-	admin("POST "+client.PathClears, handle(c, maxRequest, c.Clear))
-	admin("POST "+client.PathApprovals, handle(c, maxRequest, c.Approve))
-	admin("GET "+client.PathDocuments, c.handleDocuments)
-	admin("GET "+client.PathChanges, c.handleChanges)
-	admin("GET "+client.PathRevisions, c.handleRevisions)
-	admin("GET "+client.PathConflicts, func(w http.ResponseWriter, r *http.Request) {
-		out, err := c.Conflicts(r.Context())
-		c.answer(w, r, out, err)
-	})
-	admin("POST "+client.PathResolve, handle(c, maxRequest, c.ResolveConflict))
-	admin("GET "+client.PathSettings, func(w http.ResponseWriter, r *http.Request) {
-		out, err := c.Settings(r.Context())
-		c.answer(w, r, out, err)
-	})
-	admin("PUT "+client.PathSettings, handle(c, maxRequest, c.PutSettings))
-}
+// configurationOperations adds what is asked of the configuration, and orders to branches.
+func (c *Central) configurationOperations(a *api) {
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "apply", Method: http.MethodPost, Path: client.PathApply, Tags: []string{tagConfiguration}, MaxBodyBytes: maxApplyBody,
+		Summary: "Put documents in force", Description: "All files together are one change: all of it or nothing. Faults are all told at once, with file, line and column (problems). A change that would make computers erase their disks has to be confirmed (409).",
+	}, posts(c.Apply))
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "deleteDocuments", Method: http.MethodPost, Path: client.PathDelete, Tags: []string{tagConfiguration},
+		Summary: "Take documents out of force", Description: "All of them or none; refused as long as documents that stay refer to one of them.",
+	}, posts(c.Delete))
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "importComputers", Method: http.MethodPost, Path: client.PathImportComputers, Tags: []string{tagConfiguration}, MaxBodyBytes: maxApplyBody,
+		Summary: "Import a list of computers", Description: "The list is a CSV file. Each line is reported; where lines have errors nothing is imported, unless it is asked to skip them.",
+	}, posts(c.ImportComputers))
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "rollback", Method: http.MethodPost, Path: client.PathRollback, Tags: []string{tagConfiguration},
+		Summary: "Go back to an earlier configuration", Description: "The whole configuration as it was after a change, or one document as it was in a revision. It is a new change, and checked as any other.",
+	}, posts(c.Rollback))
+	add(a, anyRole, huma.Operation{
+		OperationID: "listDocuments", Method: http.MethodGet, Path: client.PathDocuments, Tags: []string{tagConfiguration},
+		Summary: "List the documents in force", Description: "Those that one may read, by kind and name.",
+	}, c.listDocuments)
+	add(a, anyRole, huma.Operation{
+		OperationID: "listChanges", Method: http.MethodGet, Path: client.PathChanges, Tags: []string{tagConfiguration},
+		Summary: "List who changed the configuration when", Description: "Newest first.",
+	}, c.listChanges)
+	add(a, anyRole, huma.Operation{
+		OperationID: "listRevisions", Method: http.MethodGet, Path: client.PathRevisions, Tags: []string{tagConfiguration},
+		Summary: "List revisions of a document, or of a change", Description: "A document's are listed oldest first, a change's by kind and name.",
+	}, c.listRevisions)
 
-func (c *Central) handleDocuments(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	kind := provisioning.Kind(q.Get("kind"))
-	if kind != "" && !slices.Contains(provisioning.Kinds, kind) {
-		c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "kind %.64q is unknown", kind))
-		return
-	}
-	docs, err := c.documents(r.Context(), kind, q.Get("name"))
-	if err == nil {
-		docs, err = c.visible(r.Context(), docs)
-	}
-	c.answer(w, r, docs, err)
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "clear", Method: http.MethodPost, Path: client.PathClears, Tags: []string{tagOrders},
+		Summary: "Let what has run on computers run again", Description: "Required advertisements run once on a computer, until this. More computers than may unasked have to be confirmed (409).",
+	}, posts(c.Clear))
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "approve", Method: http.MethodPost, Path: client.PathApprovals, Tags: []string{tagOrders},
+		Summary: "Let a site go beyond its wipe cap", Description: "A site begins a bounded number of deployments an hour that erase disks; this lets it begin more.",
+	}, posts(c.Approve))
+	add(a, anyRole, huma.Operation{
+		OperationID: "listConflicts", Method: http.MethodGet, Path: client.PathConflicts, Tags: []string{tagOrders},
+		Summary: "List conflicting records", Description: "Machines that a site cannot tell from others, and gives nothing therefore; the one that was first seen last comes first.",
+	}, lists(c.Conflicts, func(r *provisioning.ConflictRecord) string { return newestFirst(r.FirstSeen, r.Site+"/"+r.ID) }))
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "resolveConflict", Method: http.MethodPost, Path: client.PathResolve, Tags: []string{tagOrders},
+		Summary: "Take a conflicting record from the list", Description: "It comes again if the machine is seen again and the documents still contradict each other.",
+	}, posts(c.ResolveConflict))
+
+	const tag = "Settings"
+	add(a, anyRole, huma.Operation{
+		OperationID: "getSettings", Method: http.MethodGet, Path: client.PathSettings, Tags: []string{tag}, Summary: "Read central's settings",
+	}, asks(c.Settings))
+	add(a, anyRole, huma.Operation{
+		OperationID: "putSettings", Method: http.MethodPut, Path: client.PathSettings, Tags: []string{tag}, Summary: "Replace central's settings",
+		Description: "An administrator's role without limits is wanted.",
+	}, takes(c.PutSettings))
 }
 
 // documents returns the documents in force of that kind and name; empty chooses all.
@@ -76,66 +86,4 @@ func (c *Central) documents(ctx context.Context, kind provisioning.Kind, name st
 		}
 	}
 	return out, nil
-}
-
-func (c *Central) handleChanges(w http.ResponseWriter, r *http.Request) {
-	before, err := number(r, "before")
-	if err != nil {
-		c.fail(w, r, err)
-		return
-	}
-	limit, err := number(r, "limit")
-	if err != nil {
-		c.fail(w, r, err)
-		return
-	}
-	if limit == 0 || limit > client.MaxPage {
-		limit = client.MaxPage
-	}
-	out, err := c.cfg.Store.Changes(r.Context(), before, int(limit))
-	c.answer(w, r, out, err)
-}
-
-// handleRevisions answers with the revisions of a document (kind and name), or of a change (change).
-func (c *Central) handleRevisions(w http.ResponseWriter, r *http.Request) {
-	change, err := number(r, "change")
-	if err != nil {
-		c.fail(w, r, err)
-		return
-	}
-	k := provisioning.Key{Kind: provisioning.Kind(r.URL.Query().Get("kind")), Name: r.URL.Query().Get("name")}
-	out, err := c.revisions(r.Context(), change, k)
-	if err == nil {
-		out, err = c.visibleRevisions(r.Context(), out)
-	}
-	c.answer(w, r, out, err)
-}
-
-// revisions fails with CodeNotFound where there are none.
-func (c *Central) revisions(ctx context.Context, change uint64, k provisioning.Key) ([]provisioning.Revision, error) {
-	if change != 0 {
-		out, err := c.cfg.Store.ChangeRevisions(ctx, change)
-		if err == nil && len(out) == 0 {
-			err = provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint history", "there is no change %d", change)
-		}
-		return out, err
-	}
-	out, err := c.cfg.Store.Revisions(ctx, k)
-	if err == nil && len(out) == 0 {
-		err = provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint get", "there never was a %.64s %.64q", k.Kind, k.Name)
-	}
-	return out, err
-}
-
-// number reads a number of a query, 0 where there is none. Numbers of the store have 63 bits.
-func number(r *http.Request, name string) (uint64, error) {
-	s := r.URL.Query().Get(name)
-	if s == "" {
-		return 0, nil
-	}
-	n, err := strconv.ParseUint(s, 10, 63)
-	if err != nil {
-		return 0, provisioning.Errorf(provisioning.CodeInvalid, "", "%s is %.64q; a number is wanted", name, s)
-	}
-	return n, nil
 }

@@ -3,137 +3,156 @@ package central
 import (
 	"context"
 	"net/http"
-	"strings"
-	"time"
 
 	"branchpoint/provisioning"
 	"branchpoint/services/central/client"
+
+	"github.com/danielgtaylor/huma/v2"
 )
 
-// identityRoutes adds what is asked of accounts, rights, enrolment and the root key.
-func (c *Central) identityRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+client.PathLogin, func(w http.ResponseWriter, r *http.Request) {
-		handle(c, maxToken, func(ctx context.Context, in client.LoginRequest) (client.APIToken, error) {
-			return c.Login(ctx, remoteHost(r), in)
-		})(w, r)
-	})
-	mux.Handle("GET "+client.PathWhoAmI, c.signedIn(give(c, c.WhoAmI)))
-	mux.Handle("GET "+client.PathAPITokens, c.signedIn(func(w http.ResponseWriter, r *http.Request) {
-		out, err := c.APITokens(r.Context(), r.URL.Query().Get("account"))
-		c.answer(w, r, out, err)
-	}))
-	mux.Handle("POST "+client.PathAPITokens, c.signedIn(handle(c, maxToken, c.CreateAPIToken)))
-	mux.Handle("DELETE "+client.PathAPITokens+"/{id}", c.signedIn(func(w http.ResponseWriter, r *http.Request) {
-		c.answer(w, r, struct{}{}, c.RevokeAPIToken(r.Context(), r.PathValue("id")))
-	}))
-	mux.Handle("PUT "+client.PathAccounts+"/{name}", c.signedIn(func(w http.ResponseWriter, r *http.Request) {
-		handle(c, maxToken, func(ctx context.Context, in client.AccountRequest) (struct{}, error) {
-			in.Name = r.PathValue("name")
-			return struct{}{}, c.ChangeAccount(ctx, remoteHost(r), in)
-		})(w, r)
-	}))
-	c.administrationRoutes(mux)
+const tagAccounts, tagRoot, tagSites = "Accounts", "Root key", "Sites"
 
-	mux.Handle("GET "+client.PathAudit, c.adminOnly(c.handleAudit))
-	mux.Handle("GET "+client.PathSites, c.adminOnly(give(c, c.Sites)))
-	mux.Handle("GET "+client.PathTokens, c.adminOnly(give(c, c.Tokens)))
-	mux.Handle("POST "+client.PathTokens, c.adminOnly(handle(c, maxToken, c.CreateToken)))
-	mux.Handle("DELETE "+client.PathTokens+"/{id}", c.adminOnly(func(w http.ResponseWriter, r *http.Request) {
-		c.answer(w, r, struct{}{}, c.RevokeToken(r.Context(), r.PathValue("id")))
-	}))
-	mux.Handle("POST "+client.PathSites+"/{site}/approve", c.adminOnly(func(w http.ResponseWriter, r *http.Request) {
-		handle(c, maxToken, func(ctx context.Context, in client.SiteApproval) (struct{}, error) {
-			return struct{}{}, c.ApproveSite(ctx, r.PathValue("site"), in.Fingerprint)
-		})(w, r)
-	}))
-	mux.Handle("POST "+client.PathSites+"/{site}/revoke", c.adminOnly(func(w http.ResponseWriter, r *http.Request) {
-		handle(c, maxToken, func(ctx context.Context, in client.SiteRevocation) (client.Revoked, error) {
-			return c.RevokeSite(ctx, r.PathValue("site"), in)
-		})(w, r)
-	}))
-
-	mux.Handle("GET "+client.PathBranchEpochs, c.siteOnly(func(w http.ResponseWriter, r *http.Request, _ string) {
-		give(c, c.epochs)(w, r)
-	}))
-	mux.Handle("GET "+client.PathBranchRuns, c.siteOnly(func(w http.ResponseWriter, r *http.Request, site string) {
-		out, err := c.siteRuns(r.Context(), site)
-		c.answer(w, r, out, err)
-	}))
-	mux.Handle("POST "+client.PathBranchRenew, c.siteOnly(func(w http.ResponseWriter, r *http.Request, _ string) {
-		handle(c, maxEnrol, func(ctx context.Context, in client.EnrolRequest) (client.Enrolment, error) {
-			return c.Renew(ctx, r.TLS.VerifiedChains[0][0], in)
-		})(w, r)
-	}))
+// AccountChange changes the account of that name.
+type AccountChange struct {
+	Name string `path:"name" maxLength:"256" doc:"The account's name."`
+	Body client.AccountRequest
 }
 
-// administrationRoutes are for those whose rights have no limits.
-func (c *Central) administrationRoutes(mux *http.ServeMux) {
-	add := func(pattern string, h http.HandlerFunc) {
-		mux.Handle(pattern, c.everywhere(provisioning.ActionAdminister, strings.TrimPrefix(pattern[strings.Index(pattern, "/v1/"):], "/v1/"), h))
-	}
-	add("GET "+client.PathAccounts, give(c, c.Accounts))
-	add("POST "+client.PathAccounts, handle(c, maxToken, func(ctx context.Context, in client.AccountRequest) (struct{}, error) {
-		return struct{}{}, c.CreateAccount(ctx, in)
+// AccountName names an account.
+type AccountName struct {
+	Name string `path:"name" maxLength:"256" doc:"The account's name."`
+}
+
+// TokenName names a token.
+type TokenName struct {
+	ID string `path:"id" maxLength:"256" doc:"The token's id, as lists show it."`
+}
+
+// APITokensQuery chooses API tokens.
+type APITokensQuery struct {
+	Paging
+	Account string `query:"account" doc:"Only this account's tokens; empty means every account's to an administrator, one's own to others."`
+}
+
+// identityOperations adds what is asked of accounts, the audit log and the root key.
+func (c *Central) identityOperations(a *api) {
+	add(a, anybody, huma.Operation{
+		OperationID: "login", Method: http.MethodPost, Path: client.PathLogin, Tags: []string{tagAccounts}, MaxBodyBytes: maxToken,
+		Summary: "Exchange a password for an API token", Description: "The token is good for 12 hours. Wrong passwords are slowed down, longer each time (503).",
+	}, takes(func(ctx context.Context, in client.LoginRequest) (client.APIToken, error) {
+		return c.Login(ctx, provisioning.ActorOf(ctx).From, in)
 	}))
-	add("DELETE "+client.PathAccounts+"/{name}", func(w http.ResponseWriter, r *http.Request) {
-		c.answer(w, r, struct{}{}, c.DeleteAccount(r.Context(), r.PathValue("name")))
-	})
-	add("GET "+client.PathEpoch, give(c, c.Epoch))
-	add("POST "+client.PathEpochNext, handle(c, maxToken, c.NextEpoch))
-	add("PUT "+client.PathEpoch, handle(c, 4*maxToken, c.PutEpoch))
-}
-
-// give answers a request that says nothing more by one of central's methods.
-func give[Out any](c *Central, do func(context.Context) (Out, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		out, err := do(r.Context())
-		c.answer(w, r, out, err)
-	}
-}
-
-// contentOnly lets those who may read look at content, and those who may administer add and change it: it is every site's.
-func (c *Central) contentOnly(h http.Handler) http.Handler {
-	read, administer := c.adminOnly(h.ServeHTTP), c.everywhere(provisioning.ActionAdminister, "content", c.auditContent(h.ServeHTTP))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet || r.Method == http.MethodHead {
-			read.ServeHTTP(w, r)
-			return
+	add(a, anyAccount, huma.Operation{
+		OperationID: "whoAmI", Method: http.MethodGet, Path: client.PathWhoAmI, Tags: []string{tagAccounts}, Summary: "Say whose token this is",
+	}, asks(c.WhoAmI))
+	add(a, anyAccount, huma.Operation{
+		OperationID: "listAPITokens", Method: http.MethodGet, Path: client.PathAPITokens, Tags: []string{tagAccounts},
+		Summary: "List API tokens", Description: "By account and name. The tokens themselves are kept nowhere.",
+	}, func(ctx context.Context, in *APITokensQuery) (*page[client.APITokenState], error) {
+		all, err := c.APITokens(ctx, in.Account)
+		if err != nil {
+			return nil, err
 		}
-		administer.ServeHTTP(w, r)
+		return cut(&in.Paging, all, func(t *client.APITokenState) string { return t.Account + "/" + t.Name }, nil), nil
 	})
+	addEffect(a, anyAccount, huma.Operation{
+		OperationID: "createAPIToken", Method: http.MethodPost, Path: client.PathAPITokens, Tags: []string{tagAccounts}, MaxBodyBytes: maxToken,
+		Summary: "Make an API token for a program", Description: "For one's own account; an administrator may for others'. The answer alone has the token.",
+	}, posts(c.CreateAPIToken))
+	add(a, anyAccount, huma.Operation{
+		OperationID: "revokeAPIToken", Method: http.MethodDelete, Path: client.PathAPITokens + "/{id}", Tags: []string{tagAccounts},
+		Summary: "Revoke an API token", Description: "One's own; an administrator may others'.",
+	}, func(ctx context.Context, in *TokenName) (*nothing, error) { return done(c.RevokeAPIToken(ctx, in.ID)) })
+	add(a, anyAccount, huma.Operation{
+		OperationID: "changeAccount", Method: http.MethodPut, Path: client.PathAccounts + "/{name}", Tags: []string{tagAccounts}, MaxBodyBytes: maxToken,
+		Summary: "Change an account", Description: "Everybody may change their own password, by the present one; the rest needs an administrator's role without limits. What is left out stays as it is.",
+	}, func(ctx context.Context, in *AccountChange) (*nothing, error) {
+		in.Body.Name = in.Name
+		return done(c.ChangeAccount(ctx, provisioning.ActorOf(ctx).From, in.Body))
+	})
+	c.accountOperations(a)
+	add(a, anyRole, huma.Operation{
+		OperationID: "listAudit", Method: http.MethodGet, Path: client.PathAudit, Tags: []string{"Audit log"},
+		Summary: "List who did what, when and from where", Description: "Newest first, without secrets. Whoever is limited sees what they did themselves and what concerns their sites and collections.",
+	}, c.listAudit)
 }
 
-func (c *Central) handleAudit(w http.ResponseWriter, r *http.Request) {
-	before, err := number(r, "before")
-	if err != nil {
-		c.fail(w, r, err)
-		return
-	}
-	limit, err := number(r, "limit")
-	if err != nil {
-		c.fail(w, r, err)
-		return
-	}
-	q := r.URL.Query()
-	out, err := c.Audit(r.Context(), provisioning.AuditFilter{
-		Before: before, Limit: int(min(limit, maxAudit)), Account: q.Get("account"), Kind: q.Get("kind"), Name: q.Get("name"), Site: q.Get("site"),
+// accountOperations are for those whose rights have no limits.
+func (c *Central) accountOperations(a *api) {
+	accounts, epoch := administrators("accounts"), administrators("epoch")
+	add(a, accounts, huma.Operation{
+		OperationID: "listAccounts", Method: http.MethodGet, Path: client.PathAccounts, Tags: []string{tagAccounts}, Summary: "List the accounts", Description: "By name.",
+	}, lists(c.Accounts, func(s *client.AccountState) string { return s.Name }))
+	addEffect(a, accounts, huma.Operation{
+		OperationID: "createAccount", Method: http.MethodPost, Path: client.PathAccounts, Tags: []string{tagAccounts}, MaxBodyBytes: maxToken,
+		Summary: "Make an account", Description: "Documents of kind Role give it rights.",
+	}, posts(func(ctx context.Context, in client.AccountRequest) (client.Done, error) {
+		return client.Done{}, c.CreateAccount(ctx, in)
+	}))
+	add(a, accounts, huma.Operation{
+		OperationID: "deleteAccount", Method: http.MethodDelete, Path: client.PathAccounts + "/{name}", Tags: []string{tagAccounts}, Summary: "Delete an account with its tokens",
+	}, func(ctx context.Context, in *AccountName) (*nothing, error) {
+		return done(c.DeleteAccount(ctx, in.Name))
 	})
-	c.answer(w, r, out, err)
+	add(a, epoch, huma.Operation{
+		OperationID: "getEpoch", Method: http.MethodGet, Path: client.PathEpoch, Tags: []string{tagRoot}, Summary: "Say where central stands with its root key",
+	}, asks(c.Epoch))
+	addEffect(a, epoch, huma.Operation{
+		OperationID: "nextEpoch", Method: http.MethodPost, Path: client.PathEpochNext, Tags: []string{tagRoot}, MaxBodyBytes: maxToken,
+		Summary: "Make the statement of the next epoch", Description: "It is to be signed with the root key, which central never has. A new signing key waits until then.",
+	}, posts(c.NextEpoch))
+	add(a, epoch, huma.Operation{
+		OperationID: "putEpoch", Method: http.MethodPut, Path: client.PathEpoch, Tags: []string{tagRoot}, MaxBodyBytes: 4 * maxToken,
+		Summary: "Put an epoch in force that the root key has signed",
+	}, takes(c.PutEpoch))
 }
 
-// tokenState says what has become of an enrolment token.
-func tokenState(t *provisioning.EnrolmentToken, now time.Time) string {
-	switch {
-	case !t.RevokedAt.IsZero():
-		return client.TokenRevoked
-	case len(t.Certificate) > 0:
-		return client.TokenUsed
-	case !now.Before(t.ExpiresAt):
-		return client.TokenExpired
-	case t.Key != "" && t.ApprovedBy != "":
-		return client.TokenApproved
-	case t.Key != "":
-		return client.TokenWaiting
-	}
-	return client.TokenUnused
+// SiteApprove approves an appliance.
+type SiteApprove struct {
+	OnceKey
+	Site string `path:"site" maxLength:"256" doc:"The site's code."`
+	Body client.SiteApproval
+}
+
+// SiteRevoke revokes a site's certificates.
+type SiteRevoke struct {
+	OnceKey
+	Site string `path:"site" maxLength:"256" doc:"The site's code."`
+	Body client.SiteRevocation
+}
+
+// siteOperations adds what is asked of sites and their enrolment.
+func (c *Central) siteOperations(a *api) {
+	add(a, anyRole, huma.Operation{
+		OperationID: "listSites", Method: http.MethodGet, Path: client.PathSites, Tags: []string{tagSites},
+		Summary: "Say where every site stands", Description: "By name: the snapshot that it is given and the one that it has, its certificate, when it was last heard of.",
+	}, lists(c.Sites, func(s *client.SiteState) string { return s.Site }))
+	add(a, anyRole, huma.Operation{
+		OperationID: "listEnrolmentTokens", Method: http.MethodGet, Path: client.PathTokens, Tags: []string{tagSites},
+		Summary: "List enrolment tokens", Description: "Newest first, with the appliances that wait for approval. The tokens themselves are kept nowhere.",
+	}, lists(c.Tokens, func(t *client.TokenState) string { return newestFirst(t.CreatedAt, t.ID) }))
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "createEnrolmentToken", Method: http.MethodPost, Path: client.PathTokens, Tags: []string{tagSites}, MaxBodyBytes: maxToken,
+		Summary: "Make an enrolment token for a site", Description: "One appliance becomes the site's with it. The answer alone has the token. An administrator's role is wanted that holds at the site.",
+	}, posts(c.CreateToken))
+	add(a, anyRole, huma.Operation{
+		OperationID: "revokeEnrolmentToken", Method: http.MethodDelete, Path: client.PathTokens + "/{id}", Tags: []string{tagSites},
+		Summary: "Revoke an enrolment token", Description: "What was enrolled with it stays enrolled. An administrator's role is wanted that holds at the site.",
+	}, func(ctx context.Context, in *TokenName) (*nothing, error) { return done(c.RevokeToken(ctx, in.ID)) })
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "approveSite", Method: http.MethodPost, Path: client.PathSites + "/{site}/approve", Tags: []string{tagSites}, MaxBodyBytes: maxToken,
+		Summary: "Approve the appliance that waits at a site", Description: "By the fingerprint of its key, which its screen shows. An administrator's role is wanted that holds at the site.",
+	}, func(ctx context.Context, in *SiteApprove) (client.Done, error) {
+		return client.Done{}, c.ApproveSite(ctx, in.Site, in.Body.Fingerprint)
+	})
+	addEffect(a, anyRole, huma.Operation{
+		OperationID: "revokeSite", Method: http.MethodPost, Path: client.PathSites + "/{site}/revoke", Tags: []string{tagSites}, MaxBodyBytes: maxToken,
+		Summary: "Revoke a site's certificates", Description: "Its appliance is refused at once, until it is enrolled with a new token. An administrator's role is wanted that holds at the site.",
+	}, func(ctx context.Context, in *SiteRevoke) (client.Revoked, error) {
+		return c.RevokeSite(ctx, in.Site, in.Body)
+	})
+	add(a, anyRole, huma.Operation{
+		OperationID: "status", Method: http.MethodGet, Path: client.PathStatus, Tags: []string{"Status"},
+		Summary: "Report deployments", Description: "The runs of task sequences, newest first, with their steps; of one run, with the last output of each step.",
+	}, c.status)
 }

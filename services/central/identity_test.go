@@ -680,6 +680,10 @@ func TestEpochs(t *testing.T) {
 	wantCode(t, put(client.EpochSigned{Statement: s.signEpoch(root, foreign)}), provisioning.CodeInvalid, "another CA")
 	foreign = statement
 	foreign.Epoch = now.Epoch
+	if err := put(client.EpochSigned{Statement: s.signEpoch(root, foreign)}); err != nil {
+		t.Error("the statement in force cannot be put again:", err)
+	}
+	foreign.IssuedAt = s.clock.Now()
 	wantCode(t, put(client.EpochSigned{Statement: s.signEpoch(root, foreign)}), provisioning.CodeConflict, "in epoch 1 already")
 
 	signed, err := before.Snapshot(ctx, 0, 0, 0)

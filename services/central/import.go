@@ -14,8 +14,12 @@ import (
 func (c *Central) ImportComputers(ctx context.Context, in client.ImportRequest) (client.ImportResult, error) {
 	var list computers.Result
 	made := map[provisioning.Key]*wanted{} // by the call before
+	answer := func(r client.ChangeResult) client.ImportResult {
+		return client.ImportResult{ChangeResult: r, Lines: list.Lines, Errors: list.Errors}
+	}
 	result, err := c.change(ctx, changeRequest{
 		command: provisioning.CommandImport, note: "of " + in.File.Name, Caution: in.Caution,
+		answer: func(r client.ChangeResult) any { return answer(r) },
 		edit: func(stored []provisioning.Document) (edit, error) {
 			catalog, err := c.decoded.catalog(stored)
 			if err != nil {
@@ -34,7 +38,7 @@ func (c *Central) ImportComputers(ctx context.Context, in client.ImportRequest) 
 	if err != nil {
 		return client.ImportResult{}, err
 	}
-	return client.ImportResult{ChangeResult: result, Lines: list.Lines, Errors: list.Errors}, nil
+	return answer(result), nil
 }
 
 // importEdit makes the edit that sets objects; made remembers what it is made of.

@@ -2,6 +2,10 @@ package central
 
 import (
 	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -67,6 +71,17 @@ func (k Key) open(name string, sealed []byte) ([]byte, error) {
 		}
 	}
 	return nil, provisioning.Errorf(provisioning.CodeCorrupt, "Check that the key file belongs to this database.", "cannot decrypt %s", name)
+}
+
+// sum is a sum of b that only this key gives (HMAC-SHA256, under a key of its own for each name).
+func (k Key) sum(name string, b []byte) (provisioning.SHA256, error) {
+	own, err := hkdf.Key(sha256.New, k[:], nil, "branchpoint "+name, sha256.Size)
+	if err != nil {
+		return "", provisioning.Errorf(provisioning.CodeInternal, "", "derive the key of %s: %w", name, err)
+	}
+	h := hmac.New(sha256.New, own)
+	h.Write(b)
+	return provisioning.SHA256(hex.EncodeToString(h.Sum(nil))), nil
 }
 
 func (k Key) aead() (cipher.AEAD, error) { return chacha20poly1305.NewX(k[:]) }

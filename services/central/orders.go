@@ -140,6 +140,7 @@ func (c *Central) Approve(ctx context.Context, in client.ApprovalRequest) (clien
 
 // order stores orders, forgets those that stand no longer, and publishes.
 func (c *Central) order(ctx context.Context, orders []provisioning.Order) (client.OrderResult, error) {
+	answering(ctx, func(given []provisioning.Order) any { return client.OrderResult{Orders: given} })
 	given, err := c.cfg.Store.AddOrders(ctx, orders)
 	if err != nil {
 		return client.OrderResult{}, err

@@ -148,5 +148,6 @@ func (c *Central) ResolveConflict(ctx context.Context, in client.ResolveRequest)
 	if err := c.allow(ctx, provisioning.ActionOrder, provisioning.AtSite(in.Site)); err != nil {
 		return in, err
 	}
+	answering(ctx, func(any) any { return in })
 	return in, c.cfg.Store.ResolveConflict(ctx, in.Site, in.ID, c.entry(ctx, "resolve", "conflict", in.ID, in.Site))
 }

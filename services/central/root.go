@@ -111,6 +111,7 @@ func (c *Central) NextEpoch(ctx context.Context, r client.EpochRequest) (provisi
 		}
 		s.SnapshotKey = ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
 	}
+	answering(ctx, func(any) any { return s })
 	return s, c.cfg.Store.PutSetting(ctx, settingSignNext, sealed)
 }
 
@@ -147,6 +148,9 @@ func (c *Central) putEpoch(ctx context.Context, r client.EpochSigned) error {
 		return err
 	}
 	now := c.signer.Load()
+	if done, err := c.inForce(ctx, r.Statement); err != nil || done {
+		return err
+	}
 	next, sealed, err := c.signerFor(ctx, s)
 	if err != nil {
 		return err
@@ -174,6 +178,16 @@ func (c *Central) putEpoch(ctx context.Context, r client.EpochSigned) error {
 	c.signer.Store(next)
 	c.cfg.Log.Warn("an epoch signed by the root key is in force", "epoch", s.Epoch, "rotated", sealed != nil, "by", provisioning.ActorOf(ctx).Account)
 	return nil
+}
+
+// inForce reports whether a statement is the one in force: whoever did not hear the answer sends it again.
+func (c *Central) inForce(ctx context.Context, s provisioning.SignedEpoch) (bool, error) {
+	all, err := c.cfg.Store.Epochs(ctx)
+	if err != nil || len(all) == 0 {
+		return false, err
+	}
+	last := all[len(all)-1]
+	return bytes.Equal(last.Payload, s.Payload) && bytes.Equal(last.Signature, s.Signature), nil
 }
 
 // signerFor returns what signs by a statement: with the present key, or with the one that waits, which it returns sealed, too.

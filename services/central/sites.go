@@ -215,6 +215,7 @@ func (c *Central) RevokeSite(ctx context.Context, site string, r client.SiteRevo
 	}
 	e := c.entry(ctx, "revoke", auditSiteCertificate, site, site)
 	e.After = "why: " + why + "\n"
+	answering(ctx, func(n int) any { return client.Revoked{Certificates: n} })
 	n, err := c.cfg.Store.RevokeSite(ctx, site, c.cfg.Now(), why, e)
 	if err != nil {
 		return client.Revoked{}, err

@@ -100,6 +100,7 @@ func TestHostileBodies(t *testing.T) {
 		"cut off":         {lon.HTTP(), client.PathBranchStatus, strings.NewReader(`{"messages":[{`)},
 		"huge":            {lon.HTTP(), client.PathBranchStatus, io.LimitReader(zeros{}, 65<<20)},
 		"huge enrolment":  {lon.HTTP(), client.PathEnrol, io.LimitReader(zeros{}, 1<<20)},
+		"huge delete":     {s.admin.HTTP(), client.PathDelete, io.LimitReader(zeros{}, 5<<20)},
 		"apply of text":   {s.admin.HTTP(), client.PathApply, strings.NewReader("kind: Site")},
 		"apply of number": {s.admin.HTTP(), client.PathApply, strings.NewReader("7")},
 		"deep YAML":       {s.admin.HTTP(), client.PathApply, strings.NewReader(`{"files":[{"name":"a","text":"` + strings.Repeat("W1tb", 1<<17) + `"}]}`)},
@@ -116,7 +117,11 @@ func TestHostileBodies(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			b, err := io.ReadAll(resp.Body)
-			if err != nil || resp.StatusCode != 400 || resp.Header.Get("Content-Type") != provisioning.ProblemContentType || len(b) > 4096 {
+			want := http.StatusBadRequest
+			if strings.HasPrefix(name, "huge") {
+				want = http.StatusRequestEntityTooLarge
+			}
+			if err != nil || resp.StatusCode != want || resp.Header.Get("Content-Type") != provisioning.ProblemContentType || len(b) > 4096 {
 				t.Errorf("%d %s: %.200s %v", resp.StatusCode, resp.Header.Get("Content-Type"), b, err)
 			}
 		})

@@ -44,12 +44,12 @@ func accounts(ctx context.Context, q querier, query string, args ...any) ([]prov
 
 // UpdateAccount gives decide the account of that name, nil if there is none, and stores what it returns in its place, with
 // the audit entry; nil deletes the account and its tokens. No other update happens between. What decide fails with is returned
-// as it is, and nothing is stored.
+// as it is, and nothing is stored. What it has done is nil (provisioning.Once).
 func (s *Store) UpdateAccount(ctx context.Context, name string, decide func(*provisioning.Account) (*provisioning.Account, provisioning.AuditEntry, error)) error {
-	return s.update(ctx, "store an account", func(tx *sql.Tx) error {
+	return s.effect(ctx, "store an account", func(tx *sql.Tx) (any, error) {
 		found, err := accounts(ctx, tx, accountColumns+` WHERE name = ?`, name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var old *provisioning.Account
 		if len(found) > 0 {
@@ -57,16 +57,19 @@ func (s *Store) UpdateAccount(ctx context.Context, name string, decide func(*pro
 		}
 		a, entry, err := decide(old)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if a == nil {
 			_, err = tx.ExecContext(ctx, `DELETE FROM accounts WHERE name = ?`, name)
+			if err == nil { // whoever gets the name next must not be given answers that were this one's
+				_, err = tx.ExecContext(ctx, `DELETE FROM idempotency_keys WHERE account = ?`, name)
+			}
 		} else {
 			_, err = tx.ExecContext(ctx, `INSERT INTO accounts (name, password, disabled, created_at, last_login) VALUES (?, ?, ?, ?, ?)
 				ON CONFLICT (name) DO UPDATE SET password = excluded.password, disabled = excluded.disabled`,
 				name, a.Password, a.Disabled, stamp(a.CreatedAt), stampOrNone(a.LastLogin))
 		}
-		return errors.Join(err, appendAudit(ctx, tx, entry))
+		return nil, errors.Join(err, appendAudit(ctx, tx, entry))
 	})
 }
 
@@ -112,28 +115,29 @@ func apiTokens(ctx context.Context, q querier, query string, args ...any) ([]pro
 }
 
 // CreateAPIToken stores a new token. It fails with CodeNotFound where there is no such account, and with CodeConflict where it
-// has a token of that name. The account's tokens that have expired by then are forgotten.
+// has a token of that name. The account's tokens that have expired by then are forgotten. What it has done is nil
+// (provisioning.Once).
 func (s *Store) CreateAPIToken(ctx context.Context, t provisioning.APIToken, entry provisioning.AuditEntry) error {
-	return s.update(ctx, "store an API token", func(tx *sql.Tx) error {
+	return s.effect(ctx, "store an API token", func(tx *sql.Tx) (any, error) {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM api_tokens WHERE account = ? AND expires_at <= ?`, t.Account, stamp(t.CreatedAt)); err != nil {
-			return err
+			return nil, err
 		}
 		found, err := accounts(ctx, tx, accountColumns+` WHERE name = ?`, t.Account)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(found) == 0 {
-			return provisioning.Errorf(provisioning.CodeNotFound, "", "there is no account %.64q", t.Account)
+			return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no account %.64q", t.Account)
 		}
 		r, err := tx.ExecContext(ctx, `INSERT INTO api_tokens (hash, account, name, created_at, expires_at, last_used) VALUES (?, ?, ?, ?, ?, '')
 			ON CONFLICT DO NOTHING`, t.Hash, t.Account, t.Name, stamp(t.CreatedAt), stamp(t.ExpiresAt))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if n, err := r.RowsAffected(); err != nil || n != 1 {
-			return errors.Join(err, provisioning.Errorf(provisioning.CodeConflict, "Choose another name, or revoke that one.", "account %s has a token %.64q already", t.Account, t.Name))
+			return nil, errors.Join(err, provisioning.Errorf(provisioning.CodeConflict, "Choose another name, or revoke that one.", "account %s has a token %.64q already", t.Account, t.Name))
 		}
-		return appendAudit(ctx, tx, entry)
+		return nil, appendAudit(ctx, tx, entry)
 	})
 }
 

@@ -34,10 +34,10 @@ func (s *Store) CreateSettings(ctx context.Context, values map[string][]byte) er
 	})
 }
 
-// PutSetting stores a setting, whether or not it exists, with audit entries.
+// PutSetting stores a setting, whether or not it exists, with audit entries. What it has done is nil (provisioning.Once).
 func (s *Store) PutSetting(ctx context.Context, name string, value []byte, entries ...provisioning.AuditEntry) error {
-	return s.update(ctx, "store setting "+name, func(tx *sql.Tx) error {
+	return s.effect(ctx, "store setting "+name, func(tx *sql.Tx) (any, error) {
 		_, err := tx.ExecContext(ctx, `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
-		return errors.Join(err, appendAudit(ctx, tx, entries...))
+		return nil, errors.Join(err, appendAudit(ctx, tx, entries...))
 	})
 }

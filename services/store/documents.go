@@ -90,29 +90,29 @@ func (s *Store) Documents(ctx context.Context) ([]provisioning.Document, error) 
 // UpdateDocuments gives decide the documents in force, and stores what it returns as their next revisions, all or none;
 // a document that is marked as deleted is in force no longer. It returns the number that the change got, 0 where decide
 // returned nothing: then there was none. No other update happens between. What decide fails with is returned as it is, and
-// nothing is stored.
+// nothing is stored. What it has done is the number, a uint64 (provisioning.Once).
 func (s *Store) UpdateDocuments(ctx context.Context, change provisioning.Change, decide func(stored []provisioning.Document) ([]provisioning.Document, error)) (uint64, error) {
 	var number int64
-	err := s.update(ctx, "store documents", func(tx *sql.Tx) error {
+	err := s.effect(ctx, "store documents", func(tx *sql.Tx) (any, error) {
 		stored, revisions, _, err := s.newest.read(ctx, tx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		changed, err := decide(slices.Clone(stored))
 		if err != nil || len(changed) == 0 {
-			return err
+			return uint64(0), err
 		}
 		r, err := tx.ExecContext(ctx, `INSERT INTO changes (at, made_by, command, note) VALUES (?, ?, ?, ?)`,
 			stamp(change.At), change.By, change.Command, change.Note)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if number, err = r.LastInsertId(); err != nil {
-			return err
+			return nil, err
 		}
 		insert, err := tx.PrepareContext(ctx, `INSERT INTO documents (kind, name, revision, change, deleted, text) VALUES (?, ?, ?, ?, ?, ?)`)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer insert.Close()
 		for _, d := range changed {
@@ -120,10 +120,10 @@ func (s *Store) UpdateDocuments(ctx context.Context, change provisioning.Change,
 				d.Text = ""
 			}
 			if _, err := insert.ExecContext(ctx, d.Kind, d.Name, revisions[d.Key()].Revision+1, number, d.Deleted, d.Text); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		return auditDocuments(ctx, tx, number, change, changed)
+		return uint64(number), auditDocuments(ctx, tx, number, change, changed)
 	})
 	if err != nil {
 		return 0, err
@@ -152,14 +152,15 @@ func (s *Store) Changes(ctx context.Context, before uint64, limit int) ([]provis
 // revisions selects revisions with their changes.
 const revisions = `SELECT kind, name, revision, change, deleted, text, at, made_by, command FROM documents JOIN changes ON number = change`
 
-// Revisions returns every revision of a document, oldest first; none where it never was.
-func (s *Store) Revisions(ctx context.Context, key provisioning.Key) ([]provisioning.Revision, error) {
-	return s.revisions(ctx, revisions+` WHERE kind = ? AND name = ? ORDER BY revision`, key.Kind, key.Name)
+// Revisions returns the revisions of a document after the one of that number (0: all), oldest first, at most limit.
+func (s *Store) Revisions(ctx context.Context, key provisioning.Key, after int64, limit int) ([]provisioning.Revision, error) {
+	return s.revisions(ctx, revisions+` WHERE kind = ? AND name = ? AND revision > ? ORDER BY revision LIMIT ?`, key.Kind, key.Name, after, limit)
 }
 
-// ChangeRevisions returns the revisions that a change made, by kind and name; none where there is no such change.
-func (s *Store) ChangeRevisions(ctx context.Context, change uint64) ([]provisioning.Revision, error) {
-	return s.revisions(ctx, revisions+` WHERE change = ? ORDER BY kind, name`, int64(change))
+// ChangeRevisions returns the revisions that a change made of documents after a key (the zero Key: of all), by kind and name, at
+// most limit; none where there is no such change.
+func (s *Store) ChangeRevisions(ctx context.Context, change uint64, after provisioning.Key, limit int) ([]provisioning.Revision, error) {
+	return s.revisions(ctx, revisions+` WHERE change = ? AND (kind, name) > (?, ?) ORDER BY kind, name LIMIT ?`, int64(change), after.Kind, after.Name, limit)
 }
 
 func (s *Store) revisions(ctx context.Context, query string, args ...any) ([]provisioning.Revision, error) {

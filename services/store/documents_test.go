@@ -65,7 +65,7 @@ func TestHistory(t *testing.T) {
 			t.Error(n, err)
 		}
 	}
-	revisions, err := s.Revisions(ctx, provisioning.Key{Kind: provisioning.KindSite, Name: "LON"})
+	revisions, err := s.Revisions(ctx, provisioning.Key{Kind: provisioning.KindSite, Name: "LON"}, 0, 100)
 	var got []string
 	for _, r := range revisions {
 		got = append(got, fmt.Sprint(r.Revision, r.Deleted, r.Text, r.Command, r.By, r.At.Equal(noon)))
@@ -78,7 +78,7 @@ func TestHistory(t *testing.T) {
 	if err != nil || len(changes) != 1 || changes[0].Number != 2 || changes[0].Documents != 1 {
 		t.Errorf("%+v %v", changes, err)
 	}
-	if r, err := s.ChangeRevisions(ctx, 1); err != nil || len(r) != 2 {
+	if r, err := s.ChangeRevisions(ctx, 1, provisioning.Key{}, 100); err != nil || len(r) != 2 {
 		t.Errorf("%+v %v", r, err)
 	}
 }

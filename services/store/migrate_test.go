@@ -96,7 +96,7 @@ func TestOldDatabase(t *testing.T) {
 		return []provisioning.Document{doc("LON", "three")}, nil
 	})
 	same("next change", number, uint64(3), err)
-	revisions, err := s.Revisions(ctx, provisioning.Key{Kind: "Site", Name: "LON"})
+	revisions, err := s.Revisions(ctx, provisioning.Key{Kind: "Site", Name: "LON"}, 0, 100)
 	if err != nil || len(revisions) != 3 || revisions[2].Text != "three" || revisions[2].By != "jo" || revisions[0].By != "" {
 		t.Errorf("%+v %v", revisions, err)
 	}

@@ -8,27 +8,28 @@ import (
 	"branchpoint/provisioning"
 )
 
-// AddOrders stores orders, all or none, and returns them with their numbers.
+// AddOrders stores orders, all or none, and returns them with their numbers. What it has done is what it returns
+// (provisioning.Once).
 func (s *Store) AddOrders(ctx context.Context, orders []provisioning.Order) ([]provisioning.Order, error) {
 	out := make([]provisioning.Order, len(orders))
-	err := s.update(ctx, "store orders", func(tx *sql.Tx) error {
+	err := s.effect(ctx, "store orders", func(tx *sql.Tx) (any, error) {
 		for i, o := range orders {
 			r, err := tx.ExecContext(ctx, `INSERT INTO orders (at, given_by, computer, site, wipes, expires) VALUES (?, ?, ?, ?, ?, ?)`,
 				stamp(o.At), o.By, o.Computer, o.Site, o.Wipes, stamp(o.Expires))
 			if err != nil {
-				return err
+				return nil, err
 			}
 			n, err := r.LastInsertId()
 			if err != nil {
-				return err
+				return nil, err
 			}
 			o.Number = uint64(n)
 			out[i] = o
 			if err := appendAudit(ctx, tx, auditOrder(ctx, o)); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		return nil
+		return out, nil
 	})
 	if err != nil {
 		return nil, err

@@ -103,18 +103,18 @@ func (s *Store) Conflicts(ctx context.Context) ([]provisioning.ConflictRecord, e
 }
 
 // ResolveConflict notes that a conflicting record is resolved, until it is seen again. It fails with CodeNotFound where
-// there is no such record.
+// there is no such record. What it has done is nil (provisioning.Once).
 func (s *Store) ResolveConflict(ctx context.Context, site, id string, entries ...provisioning.AuditEntry) error {
-	return s.update(ctx, "resolve a conflicting record", func(tx *sql.Tx) error {
+	return s.effect(ctx, "resolve a conflicting record", func(tx *sql.Tx) (any, error) {
 		r, err := tx.ExecContext(ctx, `UPDATE conflicts SET resolved = 1 WHERE site = ? AND id = ? AND resolved = 0`, site, id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if n, err := r.RowsAffected(); err != nil {
-			return err
+			return nil, err
 		} else if n == 0 {
-			return provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint conflicts", "site %.64q has no conflicting record %.64q", site, id)
+			return nil, provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint conflicts", "site %.64q has no conflicting record %.64q", site, id)
 		}
-		return appendAudit(ctx, tx, entries...)
+		return nil, appendAudit(ctx, tx, entries...)
 	})
 }

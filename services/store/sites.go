@@ -9,12 +9,13 @@ import (
 	"branchpoint/provisioning"
 )
 
-// CreateEnrolmentToken stores a new enrolment token, with audit entries.
+// CreateEnrolmentToken stores a new enrolment token, with audit entries. What it has done is nil
+// (provisioning.Once).
 func (s *Store) CreateEnrolmentToken(ctx context.Context, t provisioning.EnrolmentToken, entries ...provisioning.AuditEntry) error {
-	return s.update(ctx, "store enrolment token", func(tx *sql.Tx) error {
+	return s.effect(ctx, "store enrolment token", func(tx *sql.Tx) (any, error) {
 		_, err := tx.ExecContext(ctx, `INSERT INTO enrolment_tokens (hash, site, created_at, expires_at, key, certificate, approval) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 			t.Hash, t.Site, stamp(t.CreatedAt), stamp(t.ExpiresAt), t.Key, t.Certificate, t.Approval)
-		return errors.Join(err, appendAudit(ctx, tx, entries...))
+		return nil, errors.Join(err, appendAudit(ctx, tx, entries...))
 	})
 }
 
@@ -41,35 +42,35 @@ func enrolmentTokens(ctx context.Context, q querier, query string, args ...any) 
 
 // UseEnrolmentToken gives decide the token with that sum, and stores what decide sets in it and what it returns, all or
 // nothing. No other use happens between. It fails with CodeNotFound if there is no such token; what decide fails with is
-// returned as it is, and nothing is stored.
+// returned as it is, and nothing is stored. What it has done is nil (provisioning.Once).
 func (s *Store) UseEnrolmentToken(ctx context.Context, hash provisioning.SHA256, decide func(*provisioning.EnrolmentToken) (provisioning.EnrolmentChange, error)) error {
-	return s.update(ctx, "use enrolment token", func(tx *sql.Tx) error {
+	return s.effect(ctx, "use enrolment token", func(tx *sql.Tx) (any, error) {
 		found, err := enrolmentTokens(ctx, tx, enrolmentColumns+` WHERE hash = ?`, hash)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(found) == 0 {
-			return provisioning.Errorf(provisioning.CodeNotFound, "", "there is no such enrolment token")
+			return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no such enrolment token")
 		}
 		t := found[0]
 		change, err := decide(&t)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE enrolment_tokens SET key = ?, certificate = ?, approved_by = ?, revoked_at = ? WHERE hash = ?`,
 			t.Key, t.Certificate, t.ApprovedBy, stampOrNone(t.RevokedAt), hash); err != nil {
-			return err
+			return nil, err
 		}
 		if x := change.Issued; x != nil {
 			if _, err := tx.ExecContext(ctx, `UPDATE site_certificates SET revoked_at = ?, why = ? WHERE site = ? AND key <> ? AND revoked_at = ''`,
 				stamp(x.IssuedAt), change.Replaced, x.Site, x.Key); err != nil {
-				return err
+				return nil, err
 			}
 			if err := insertCertificate(ctx, tx, *x); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		return appendAudit(ctx, tx, change.Audit...)
+		return nil, appendAudit(ctx, tx, change.Audit...)
 	})
 }
 
@@ -124,23 +125,24 @@ func (s *Store) certificates(ctx context.Context, where string, args ...any) ([]
 
 // RevokeSite revokes every certificate of a site that is good, and its enrolment tokens that nobody has used, and returns how
 // many certificates that were. Certificates of the site from before that are not known are no good from then on either.
+// What it has done is that number, an int (provisioning.Once).
 func (s *Store) RevokeSite(ctx context.Context, site string, at time.Time, why string, entry provisioning.AuditEntry) (int, error) {
 	var revoked int64
-	err := s.update(ctx, "revoke site "+site, func(tx *sql.Tx) error {
+	err := s.effect(ctx, "revoke site "+site, func(tx *sql.Tx) (any, error) {
 		r, err := tx.ExecContext(ctx, `UPDATE site_certificates SET revoked_at = ?, why = ? WHERE site = ? AND revoked_at = ''`, stamp(at), why, site)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if revoked, err = r.RowsAffected(); err != nil {
-			return err
+			return nil, err
 		}
 		// A used token would give the revoked certificate again, and a new one to who stole it together with the appliance.
 		if _, err := tx.ExecContext(ctx, `UPDATE enrolment_tokens SET revoked_at = ? WHERE site = ? AND revoked_at = ''`, stamp(at), site); err != nil {
-			return err
+			return nil, err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO site_contacts (site, at, epoch, number, root_pinned, revoked_at) VALUES (?, '', 0, 0, 0, ?)
 			ON CONFLICT (site) DO UPDATE SET revoked_at = excluded.revoked_at`, site, stamp(at))
-		return errors.Join(err, appendAudit(ctx, tx, entry))
+		return int(revoked), errors.Join(err, appendAudit(ctx, tx, entry))
 	})
 	if err != nil {
 		return 0, err

@@ -96,7 +96,7 @@ func (a *Admin) URL() string { return a.base }
 func (a *Admin) CreateToken(ctx context.Context, site string, valid time.Duration, approval bool) (Token, error) {
 	var t Token
 	r := TokenRequest{Site: site, ValidSeconds: int64(valid / time.Second), Approval: approval}
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathTokens, r, &t)
+	err := a.ask(ctx, http.MethodPost, PathTokens, r, &t)
 	return t, err
 }
 
@@ -104,7 +104,7 @@ func (a *Admin) CreateToken(ctx context.Context, site string, valid time.Duratio
 func (a *Admin) Status(ctx context.Context, f provisioning.StatusFilter) (StatusReport, error) {
 	var r StatusReport
 	q := url.Values{"computer": {f.Computer}, "run": {f.Run}, "runs": {strconv.Itoa(f.Runs)}}
-	if _, err := call(ctx, a.http, http.MethodGet, a.base+PathStatus+"?"+q.Encode(), nil, &r); err != nil {
+	if err := a.ask(ctx, http.MethodGet, PathStatus+"?"+q.Encode(), nil, &r); err != nil {
 		return r, fmt.Errorf("read status: %w", err)
 	}
 	return r, nil
@@ -112,7 +112,5 @@ func (a *Admin) Status(ctx context.Context, f provisioning.StatusFilter) (Status
 
 // Sites says where every site stands.
 func (a *Admin) Sites(ctx context.Context) ([]SiteState, error) {
-	var s []SiteState
-	_, err := call(ctx, a.http, http.MethodGet, a.base+PathSites, nil, &s)
-	return s, err
+	return list[SiteState](ctx, a, PathSites, nil)
 }

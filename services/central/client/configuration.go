@@ -115,9 +115,6 @@ type Settings struct {
 	WipesUnconfirmed int `json:"wipesUnconfirmed"`
 }
 
-// MaxPage bounds how many changes one answer lists.
-const MaxPage = 1000
-
 // Apply puts configuration in force, all of it or nothing. Faults come back as provisioning.Problems; a change that is
 // dangerous and not confirmed as CodeConflict.
 func (a *Admin) Apply(ctx context.Context, in ApplyRequest) (ChangeResult, error) {
@@ -146,25 +143,26 @@ func (a *Admin) Approve(ctx context.Context, in ApprovalRequest) (OrderResult, e
 
 // Documents returns the documents in force of that kind, and of that name if it is not empty; "" is every kind.
 func (a *Admin) Documents(ctx context.Context, kind provisioning.Kind, name string) ([]provisioning.Document, error) {
-	return get[[]provisioning.Document](ctx, a, PathDocuments, url.Values{"kind": {string(kind)}, "name": {name}})
+	return list[provisioning.Document](ctx, a, PathDocuments, url.Values{"kind": {string(kind)}, "name": {name}})
 }
 
-// Changes returns the changes with numbers below before, newest first, at most limit (1 to MaxPage); before 0 means from
-// the newest.
+// Changes returns the changes with numbers below before, newest first, at most limit (1 or more); before 0 means from the
+// newest.
 func (a *Admin) Changes(ctx context.Context, before uint64, limit int) ([]provisioning.Change, error) {
-	return get[[]provisioning.Change](ctx, a, PathChanges, url.Values{"before": {strconv.FormatUint(before, 10)}, "limit": {strconv.Itoa(limit)}})
+	out, _, err := pages[provisioning.Change](ctx, a, PathChanges, url.Values{"after": {numberOrNone(before)}}, limit)
+	return out, err
 }
 
 // Revisions returns every revision of a document with its text, oldest first. It fails with CodeNotFound where there never
 // was such a document.
 func (a *Admin) Revisions(ctx context.Context, k provisioning.Key) ([]provisioning.Revision, error) {
-	return get[[]provisioning.Revision](ctx, a, PathRevisions, url.Values{"kind": {string(k.Kind)}, "name": {k.Name}})
+	return list[provisioning.Revision](ctx, a, PathRevisions, url.Values{"kind": {string(k.Kind)}, "name": {k.Name}})
 }
 
 // ChangeRevisions returns the revisions that a change made, by kind and name. It fails with CodeNotFound where there is no
 // such change.
 func (a *Admin) ChangeRevisions(ctx context.Context, change uint64) ([]provisioning.Revision, error) {
-	return get[[]provisioning.Revision](ctx, a, PathRevisions, url.Values{"change": {strconv.FormatUint(change, 10)}})
+	return list[provisioning.Revision](ctx, a, PathRevisions, url.Values{"change": {strconv.FormatUint(change, 10)}})
 }
 
 // Settings returns central's settings.
@@ -175,19 +173,7 @@ func (a *Admin) Settings(ctx context.Context) (Settings, error) {
 // PutSettings replaces central's settings.
 func (a *Admin) PutSettings(ctx context.Context, in Settings) (Settings, error) {
 	var out Settings
-	_, err := call(ctx, a.http, http.MethodPut, a.base+PathSettings, in, &out)
-	return out, err
-}
-
-func post[T any](ctx context.Context, a *Admin, path string, in any) (T, error) {
-	var out T
-	_, err := call(ctx, a.http, http.MethodPost, a.base+path, in, &out)
-	return out, err
-}
-
-func get[T any](ctx context.Context, a *Admin, path string, query url.Values) (T, error) {
-	var out T
-	_, err := call(ctx, a.http, http.MethodGet, a.base+path+"?"+query.Encode(), nil, &out)
+	err := a.ask(ctx, http.MethodPut, PathSettings, in, &out)
 	return out, err
 }
 

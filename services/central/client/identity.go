@@ -61,7 +61,8 @@ type APITokenRequest struct {
 
 // AccountRequest makes an account, or changes one. What is nil stays as it is.
 type AccountRequest struct {
-	Name string `json:"name"`
+	// Name may be left out where the path has it.
+	Name string `json:"name,omitempty"`
 	// Password is the new one; empty takes the password away, so that nobody logs in with one.
 	Password *string `json:"password,omitempty"`
 	Disabled *bool   `json:"disabled,omitempty"`
@@ -148,124 +149,125 @@ type EpochSigned struct {
 // Login exchanges a password for an API token.
 func (a *Admin) Login(ctx context.Context, account, password string) (APIToken, error) {
 	var out APIToken
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathLogin, LoginRequest{account, password}, &out)
+	err := a.ask(ctx, http.MethodPost, PathLogin, LoginRequest{account, password}, &out)
 	return out, err
 }
 
 // WhoAmI says whose token is used, and the roles of the account.
 func (a *Admin) WhoAmI(ctx context.Context) (AccountState, error) {
 	var out AccountState
-	_, err := call(ctx, a.http, http.MethodGet, a.base+PathWhoAmI, nil, &out)
+	err := a.ask(ctx, http.MethodGet, PathWhoAmI, nil, &out)
 	return out, err
 }
 
 // Accounts lists the accounts.
 func (a *Admin) Accounts(ctx context.Context) ([]AccountState, error) {
-	var out []AccountState
-	_, err := call(ctx, a.http, http.MethodGet, a.base+PathAccounts, nil, &out)
-	return out, err
+	return list[AccountState](ctx, a, PathAccounts, nil)
 }
 
 // CreateAccount makes an account. It fails with CodeConflict if there is one of that name.
 func (a *Admin) CreateAccount(ctx context.Context, r AccountRequest) error {
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathAccounts, r, nil)
-	return err
+	return a.ask(ctx, http.MethodPost, PathAccounts, r, nil)
 }
 
 // ChangeAccount changes an account.
 func (a *Admin) ChangeAccount(ctx context.Context, r AccountRequest) error {
-	_, err := call(ctx, a.http, http.MethodPut, a.base+PathAccounts+"/"+url.PathEscape(r.Name), r, nil)
-	return err
+	return a.ask(ctx, http.MethodPut, PathAccounts+"/"+url.PathEscape(r.Name), r, nil)
 }
 
 // DeleteAccount deletes an account with its tokens.
 func (a *Admin) DeleteAccount(ctx context.Context, name string) error {
-	_, err := call(ctx, a.http, http.MethodDelete, a.base+PathAccounts+"/"+url.PathEscape(name), nil, nil)
-	return err
+	return a.ask(ctx, http.MethodDelete, PathAccounts+"/"+url.PathEscape(name), nil, nil)
 }
 
 // APITokens lists the tokens of an account; empty is every account's that the caller may see.
 func (a *Admin) APITokens(ctx context.Context, account string) ([]APITokenState, error) {
-	var out []APITokenState
-	_, err := call(ctx, a.http, http.MethodGet, a.base+PathAPITokens+"?"+url.Values{"account": {account}}.Encode(), nil, &out)
-	return out, err
+	return list[APITokenState](ctx, a, PathAPITokens, url.Values{"account": {account}})
 }
 
 // CreateAPIToken makes an API token.
 func (a *Admin) CreateAPIToken(ctx context.Context, r APITokenRequest) (APIToken, error) {
 	var out APIToken
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathAPITokens, r, &out)
+	err := a.ask(ctx, http.MethodPost, PathAPITokens, r, &out)
 	return out, err
 }
 
 // RevokeAPIToken revokes the API token of that id.
 func (a *Admin) RevokeAPIToken(ctx context.Context, id string) error {
-	_, err := call(ctx, a.http, http.MethodDelete, a.base+PathAPITokens+"/"+url.PathEscape(id), nil, nil)
-	return err
+	return a.ask(ctx, http.MethodDelete, PathAPITokens+"/"+url.PathEscape(id), nil, nil)
 }
 
-// Audit returns a page of the audit log, newest first.
+// Audit returns entries of the audit log, newest first, as many as f says.
 func (a *Admin) Audit(ctx context.Context, f provisioning.AuditFilter) (AuditPage, error) {
-	var out AuditPage
-	q := url.Values{
-		"before": {strconv.FormatUint(f.Before, 10)}, "account": {f.Account}, "kind": {f.Kind}, "name": {f.Name}, "site": {f.Site},
-		"limit": {strconv.Itoa(f.Limit)},
+	q := url.Values{"after": {numberOrNone(f.Before)}, "account": {f.Account}, "kind": {f.Kind}, "name": {f.Name}, "site": {f.Site}}
+	if f.Limit == 0 {
+		f.Limit = 100
 	}
-	_, err := call(ctx, a.http, http.MethodGet, a.base+PathAudit+"?"+q.Encode(), nil, &out)
+	entries, next, err := pages[provisioning.AuditEntry](ctx, a, PathAudit, q, f.Limit)
+	out := AuditPage{Entries: entries}
+	if err == nil && next != "" {
+		if out.Before, err = strconv.ParseUint(next, 10, 64); err != nil {
+			err = provisioning.Errorf(provisioning.CodeCorrupt, "Check that the address is central's.", "read where the audit log goes on: %w", err)
+		}
+	}
 	return out, err
 }
 
-// AuditPage is a page of the audit log, with the entries that the caller may see.
+// numberOrNone is a number after which a list begins.
+func numberOrNone(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+// AuditPage is a part of the audit log, as far as the caller may see it.
 type AuditPage struct {
 	Entries []provisioning.AuditEntry `json:"entries"`
-	// Before is the AuditFilter.Before of the next page, 0 where there is none.
+	// Before is the AuditFilter.Before of what follows, 0 where nothing does.
 	Before uint64 `json:"before,omitempty"`
 }
 
 // Tokens lists the enrolment tokens, newest first.
 func (a *Admin) Tokens(ctx context.Context) ([]TokenState, error) {
-	var out []TokenState
-	_, err := call(ctx, a.http, http.MethodGet, a.base+PathTokens, nil, &out)
-	return out, err
+	return list[TokenState](ctx, a, PathTokens, nil)
 }
 
 // RevokeToken revokes the enrolment token of that id. What was enrolled with it stays enrolled.
 func (a *Admin) RevokeToken(ctx context.Context, id string) error {
-	_, err := call(ctx, a.http, http.MethodDelete, a.base+PathTokens+"/"+url.PathEscape(id), nil, nil)
-	return err
+	return a.ask(ctx, http.MethodDelete, PathTokens+"/"+url.PathEscape(id), nil, nil)
 }
 
 // ApproveSite approves the appliance that waits for it with the key of that fingerprint.
 func (a *Admin) ApproveSite(ctx context.Context, site, fingerprint string) error {
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathSites+"/"+url.PathEscape(site)+"/approve", SiteApproval{fingerprint}, nil)
-	return err
+	return a.ask(ctx, http.MethodPost, PathSites+"/"+url.PathEscape(site)+"/approve", SiteApproval{fingerprint}, nil)
 }
 
 // RevokeSite revokes a site's certificates.
 func (a *Admin) RevokeSite(ctx context.Context, site, why string) (Revoked, error) {
 	var out Revoked
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathSites+"/"+url.PathEscape(site)+"/revoke", SiteRevocation{why}, &out)
+	err := a.ask(ctx, http.MethodPost, PathSites+"/"+url.PathEscape(site)+"/revoke", SiteRevocation{why}, &out)
 	return out, err
 }
 
 // Epoch says where central stands with its root key.
 func (a *Admin) Epoch(ctx context.Context) (EpochState, error) {
 	var out EpochState
-	_, err := call(ctx, a.http, http.MethodGet, a.base+PathEpoch, nil, &out)
+	err := a.ask(ctx, http.MethodGet, PathEpoch, nil, &out)
 	return out, err
 }
 
 // NextEpoch asks for the next epoch's statement, to be signed with the root key.
 func (a *Admin) NextEpoch(ctx context.Context, r EpochRequest) (provisioning.EpochStatement, error) {
 	var out provisioning.EpochStatement
-	_, err := call(ctx, a.http, http.MethodPost, a.base+PathEpochNext, r, &out)
+	err := a.ask(ctx, http.MethodPost, PathEpochNext, r, &out)
 	return out, err
 }
 
 // PutEpoch puts an epoch in force that the root key has signed.
 func (a *Admin) PutEpoch(ctx context.Context, r EpochSigned) (EpochState, error) {
 	var out EpochState
-	_, err := call(ctx, a.http, http.MethodPut, a.base+PathEpoch, r, &out)
+	err := a.ask(ctx, http.MethodPut, PathEpoch, r, &out)
 	return out, err
 }
 

@@ -26,6 +26,10 @@ const (
 	PathApprovals       = "/v1/approvals"
 	PathSettings        = "/v1/settings"
 
+	// PathOpenAPIJSON and PathOpenAPIYAML describe everything below /v1 but content, to anybody.
+	PathOpenAPIJSON = "/v1/openapi.json"
+	PathOpenAPIYAML = "/v1/openapi.yaml"
+
 	PathEnrol          = "/branch/v1/enrol"
 	PathBranchSnapshot = "/branch/v1/snapshot"
 	PathBranchStatus   = "/branch/v1/status"
@@ -34,6 +38,20 @@ const (
 	PathContentAdmin = "/v1/content"
 	PathContentRead  = "/content/v1"
 )
+
+// MaxPage bounds the entries of one page of a list.
+const MaxPage = 1000
+
+// List is a page of a list.
+type List[T any] struct {
+	// Items are its entries, as far as whoever asks may see them. There may be none although there are more.
+	Items []T `json:"items"`
+	// Next is the after of the page that follows; empty where there is none.
+	Next string `json:"next,omitempty"`
+}
+
+// Done answers what there is nothing more to say of.
+type Done struct{}
 
 // MaxStatusBatch bounds the messages of one status report.
 const MaxStatusBatch = 1000

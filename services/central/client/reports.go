@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"branchpoint/provisioning"
 )
@@ -44,7 +45,9 @@ func (b *Branch) ReportSite(ctx context.Context, reports []provisioning.SiteRepo
 
 // Conflicts returns the conflicting records that are not resolved, the one that was seen last first.
 func (a *Admin) Conflicts(ctx context.Context) ([]provisioning.ConflictRecord, error) {
-	return get[[]provisioning.ConflictRecord](ctx, a, PathConflicts, nil)
+	out, err := list[provisioning.ConflictRecord](ctx, a, PathConflicts, nil)
+	slices.SortStableFunc(out, func(a, b provisioning.ConflictRecord) int { return b.LastSeen.Compare(a.LastSeen) })
+	return out, err
 }
 
 // Resolve takes a conflicting record from the list, until a branch sees it again.

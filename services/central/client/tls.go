@@ -83,6 +83,11 @@ const maxAnswer = 192 << 20
 
 // call sends in as JSON and decodes the answer into out; nil leaves either out. It reports whether there was content.
 func call(ctx context.Context, c *http.Client, method, url string, in, out any) (bool, error) {
+	return exchange(ctx, c, method, url, http.Header{}, in, out)
+}
+
+// exchange is call with a header.
+func exchange(ctx context.Context, c *http.Client, method, url string, header http.Header, in, out any) (bool, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -90,14 +95,13 @@ func call(ctx context.Context, c *http.Client, method, url string, in, out any) 
 			return false, provisioning.Errorf(provisioning.CodeInternal, "", "encode request: %w", err)
 		}
 		body = bytes.NewReader(b)
+		header.Set("Content-Type", "application/json")
 	}
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return false, provisioning.Errorf(provisioning.CodeInvalid, "Check central's address; it is host:port.", "make request: %w", err)
 	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
+	req.Header = header
 	resp, err := c.Do(req)
 	if err != nil {
 		return false, transportError(ctx, err)
