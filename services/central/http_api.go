@@ -111,8 +111,9 @@ const apiText = `What administrators and programs ask of a Branchpoint central s
 Lists come in pages: where there is more, the answer has a next, which is the after of the following page. A page may have fewer
 entries than were asked for, even none, and still not be the last.
 
-Requests that have an effect take a header Idempotency-Key: sent again under the same key within 24 hours, the same request has
-no further effect and gets the first answer.
+Requests that have an effect take a header Idempotency-Key. Within 24 hours the same request under the same key has no further
+effect and gets the first answer; another request under it is refused (422). Requests that fail may be sent again under their key.
+Where the answer holds a secret, it is not given a second time: what was made is named (409).
 
 Errors are problem documents (RFC 9457).`
 

@@ -17,7 +17,7 @@ const onceKept = 24 * time.Hour
 
 // OnceKey is the header of requests that have an effect.
 type OnceKey struct {
-	Key string `header:"Idempotency-Key" json:"-" maxLength:"256" example:"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"" doc:"A name that the sender gives the request, random as a rule, of 1 to 255 visible ASCII characters; in quotes or without. The same request under the same key within 24 hours has no further effect and gets the first answer; another request under it is refused (422). Requests that fail may be sent again under their key. Where the answer holds a secret, it is not given a second time: what was made is named (409)."`
+	Key string `header:"Idempotency-Key" json:"-" maxLength:"256" example:"\"8e03978e-40d5-43dd-bc93-6894a57f9324\"" doc:"A name for the request, so that it can be sent again: random as a rule, 1 to 255 visible ASCII characters, in quotes or without."`
 }
 
 func (k *OnceKey) onceKey() string { return k.Key }

@@ -148,7 +148,7 @@ func commentsOf(t *testing.T, r huma.Registry, dirs ...string) descriptions {
 					ts := s.(*ast.TypeSpec)
 					st, ok := ts.Type.(*ast.StructType)
 					if key := f.Name.Name + "." + ts.Name.Name; ok && wanted[key] {
-						out[key] = describeStruct(firstComment(ts.Doc, g.Doc), st)
+						out[key] = describeStruct(ts.Name.Name, firstComment(ts.Doc, g.Doc), st)
 					}
 				}
 			}
@@ -182,7 +182,7 @@ func firstComment(groups ...*ast.CommentGroup) string {
 }
 
 // describeStruct takes the comments of a struct's fields, with the fields called as they are in JSON.
-func describeStruct(text string, st *ast.StructType) map[string]string {
+func describeStruct(name, text string, st *ast.StructType) map[string]string {
 	names := map[string]string{}
 	for _, f := range st.Fields.List {
 		if f.Tag == nil || len(f.Names) == 0 {
@@ -193,11 +193,14 @@ func describeStruct(text string, st *ast.StructType) map[string]string {
 	}
 	word := regexp.MustCompile(`\b[A-Z]\w*\b`)
 	inJSON := func(s string) string {
+		first := true
 		return word.ReplaceAllStringFunc(s, func(w string) string {
-			if n := names[w]; n != "" {
-				return n
+			n := names[w]
+			abbreviation := w == strings.ToUpper(w) && !first // such as GUID, which is more than the field
+			if first = false; n == "" || w == name || abbreviation {
+				return w
 			}
-			return w
+			return n
 		})
 	}
 	out := map[string]string{}

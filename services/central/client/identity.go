@@ -59,7 +59,7 @@ type APITokenRequest struct {
 	ValidSeconds int64 `json:"validSeconds"`
 }
 
-// AccountRequest makes an account, or changes one. What is nil stays as it is.
+// AccountRequest makes an account, or changes one. What is left out stays as it is.
 type AccountRequest struct {
 	// Name may be left out where the path has it.
 	Name string `json:"name,omitempty"`
