@@ -2,9 +2,11 @@ package central_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -610,5 +613,70 @@ func TestIdempotencyKeys(t *testing.T) {
 	docs, err := s.admin.Documents(ctx, provisioning.KindComputer, "desk-7")
 	if err != nil || len(docs) != 1 || !strings.Contains(docs[0].Text, "52:54:00:00:00:47") {
 		t.Error(docs, err)
+	}
+}
+
+// TestLostAnswer cuts a connection when central answers: the client sends the request again, and it has one effect.
+func TestLostAnswer(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	ctx := t.Context()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cut atomic.Bool
+	var wg sync.WaitGroup
+	over, end := context.WithCancel(ctx)
+	wg.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", s.address)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			hangUp := func() { _, _ = near.Close(), far.Close() }
+			context.AfterFunc(over, hangUp)
+			wg.Go(func() {
+				defer hangUp()
+				_, _ = io.Copy(far, near)
+			})
+			wg.Go(func() {
+				defer hangUp()
+				b := make([]byte, 32<<10)
+				for {
+					n, err := far.Read(b)
+					if err != nil || cut.CompareAndSwap(true, false) {
+						return
+					}
+					if _, err := near.Write(b[:n]); err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	a, err := client.NewAdmin(client.AdminFile{Address: l.Addr().String(), CA: string(s.CA()), Token: s.token}, s.clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wg.Wait()
+	defer end()
+	defer l.Close()
+	if _, err := a.Sites(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cut.Store(true)
+	given, err := a.Clear(ctx, client.ClearRequest{Computers: []string{"desk-1"}})
+	if err != nil || len(given.Orders) != 1 || given.Orders[0].Number != 1 || cut.Load() {
+		t.Errorf("%+v %v", given, err)
+	}
+	if all, err := s.store.Orders(ctx); err != nil || len(all) != 1 {
+		t.Errorf("%+v %v", all, err)
 	}
 }
