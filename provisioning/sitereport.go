@@ -104,13 +104,15 @@ func (r *SiteReport) validDiscovered(invalid func(string) error) error {
 	if c == nil || !ValidHostName(c.Name) || len(c.Spec.MACAddresses) > 1 || c.Spec.Site != "" && c.Spec.Site != r.Site {
 		return invalid("it discovers no computer of its site with one MAC address at most")
 	}
-	m := Machine{MAC: r.Machine.MAC, GUID: c.Spec.SMBIOSGUID}
+	m := Machine{GUID: c.Spec.SMBIOSGUID}
+	check := m.checkGUID
 	if len(c.Spec.MACAddresses) == 1 {
 		m.MAC = c.Spec.MACAddresses[0]
+		check = m.check
 	} else if m.GUID == "" {
 		return invalid("the computer can be recognised by nothing")
 	}
-	if m.check() != nil || len(c.Spec.Description) > maxReportText || len(c.Spec.Variables) > 0 || c.Spec.Infrastructure {
+	if check() != nil || len(c.Spec.Description) > maxReportText || len(c.Spec.Variables) > 0 || c.Spec.Infrastructure {
 		return invalid("the computer is malformed, or says more than a branch can know")
 	}
 	return r.Inventory.check(invalid)
@@ -134,6 +136,10 @@ func (m Machine) check() error {
 	if mac, err := ParseMAC(string(m.MAC)); err != nil || mac != m.MAC {
 		return Errorf(CodeInvalid, "", "MAC address %.64q is malformed", m.MAC)
 	}
+	return m.checkGUID()
+}
+
+func (m Machine) checkGUID() error {
 	if m.GUID != "" {
 		if g, err := ParseGUID(string(m.GUID)); err != nil || g != m.GUID {
 			return Errorf(CodeInvalid, "", "SMBIOS GUID %.64q is malformed", m.GUID)

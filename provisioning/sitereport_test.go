@@ -32,6 +32,12 @@ func TestSiteReports(t *testing.T) {
 	if shared.Discovered.Spec.MACAddresses = nil; shared.Validate() != nil {
 		t.Error("one that was started from a shared adapter:", shared.Validate())
 	}
+	if shared.Machine = (Machine{}); shared.Validate() != nil {
+		t.Error("one of which no more is known:", shared.Validate())
+	}
+	if shared.Discovered.Spec.SMBIOSGUID = "x"; shared.Validate() == nil {
+		t.Error("one with a malformed GUID")
+	}
 	for name, c := range map[string]struct {
 		kind   ReportKind
 		change func(*SiteReport)

@@ -47,18 +47,17 @@ func (c *Central) TakeReports(ctx context.Context, site string, reports []provis
 		return 0, err
 	}
 	ctx = provisioning.WithActor(ctx, provisioning.Actor{Account: "site " + site, From: provisioning.ActorOf(ctx).From})
-	publish := false
 	for i := range fresh {
-		r := &fresh[i]
-		publish = publish || r.Inventory != nil
-		if r.Kind == provisioning.ReportDiscovered {
-			if r.Computer == "" {
-				r.Computer = r.Discovered.Name
-			}
+		if r := &fresh[i]; r.Kind == provisioning.ReportDiscovered {
+			r.Computer = r.Discovered.Name
 			if err := c.discover(ctx, r); err != nil {
 				return 0, err
 			}
 		}
+	}
+	publish, err := c.ownInventories(ctx, site, fresh)
+	if err != nil {
+		return 0, err
 	}
 	if err := c.cfg.Store.TakeReports(ctx, c.cfg.Now(), site, fresh); err != nil {
 		return 0, err
@@ -67,6 +66,35 @@ func (c *Central) TakeReports(ctx context.Context, site string, reports []provis
 		c.publishSoon(ctx)
 	}
 	return len(fresh), nil
+}
+
+// ownInventories takes out of a site's reports the inventories of computers that are not its own, and reports whether any are
+// left. Who belongs to a collection hangs on them, at every site: a site that is not honest must not decide that for others.
+func (c *Central) ownInventories(ctx context.Context, site string, reports []provisioning.SiteReport) (bool, error) {
+	docs, err := c.cfg.Store.Documents(ctx)
+	if err != nil {
+		return false, err
+	}
+	catalog, err := c.decoded.catalog(docs)
+	if err != nil {
+		return false, err
+	}
+	left := false
+	for i := range reports {
+		r := &reports[i]
+		if r.Inventory == nil {
+			continue
+		}
+		o, ok := catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: r.Computer}]
+		// A conflict: the machine is not the computer that has its name.
+		if r.Conflict != nil || !ok || o.Computer.Spec.Site != "" && o.Computer.Spec.Site != site {
+			c.cfg.Log.Warn("the inventory of a computer that is not the site's is not taken", "site", site, "computer", r.Computer)
+			r.Inventory = nil
+			continue
+		}
+		left = true
+	}
+	return left, nil
 }
 
 // discover makes a document of a computer that a site has discovered. Where that cannot be, because others have its name or
@@ -88,7 +116,10 @@ func (c *Central) discover(ctx context.Context, r *provisioning.SiteReport) erro
 	switch provisioning.CodeOf(err) {
 	case provisioning.CodeInvalid, provisioning.CodeConflict, provisioning.CodeNotFound:
 		c.cfg.Log.Warn("a discovered computer cannot be described", "site", r.Site, "computer", found.Name, "mac", r.Machine.MAC, "error", err)
-		m := provisioning.Machine{MAC: found.Spec.MACAddresses[0], GUID: found.Spec.SMBIOSGUID}
+		m := provisioning.Machine{MAC: r.Machine.MAC, GUID: found.Spec.SMBIOSGUID}
+		if len(found.Spec.MACAddresses) > 0 { // none where it was started from a shared adapter
+			m.MAC = found.Spec.MACAddresses[0]
+		}
 		text := strings.ToValidUTF8(fmt.Sprintf("%s was deployed, but cannot be described: %v", found.Name, err), "?")
 		r.Conflict = &provisioning.Conflict{Machine: m, Text: text[:min(len(text), 1000)]}
 		return nil
