@@ -41,8 +41,9 @@ type BranchChange struct {
 	Obeyed []SHA256
 	// Reports wait for central.
 	Reports []SiteReport
-	// Identity replaces the branch's identity.
-	Identity []byte
+	// Identity replaces the branch's identity, and PasswordAttempts its counts of wrong passwords.
+	Identity         []byte
+	PasswordAttempts []byte
 	// Resend queues every status message for central again: it may have lost what it had.
 	Resend bool
 	// HistoryComplete notes that the runs of before this disk are here, too, and HistoryMissing that it may lack some again.
@@ -58,4 +59,6 @@ type BranchRecords struct {
 	Obeyed      []SHA256
 	// HistoryComplete is false as long as runs of before this disk may be missing.
 	HistoryComplete bool
+	// PasswordAttempts are the counts of wrong passwords as they were stored, nil if there are none.
+	PasswordAttempts []byte
 }

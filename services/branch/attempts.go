@@ -1,8 +1,11 @@
 package branch
 
 import (
+	"encoding/json"
 	"sync"
 	"time"
+
+	"branchpoint/provisioning"
 )
 
 // How wrong passwords slow down what comes after them.
@@ -21,8 +24,7 @@ const (
 )
 
 // attempts counts the wrong passwords of machines. What a machine is counted by are its accounts, several: whoever changes
-// one of them keeps the others. It is kept in memory, so a restart of the appliance forgets it, and nothing that a client
-// does.
+// one of them keeps the others. A restart of the appliance forgets as little as what a client does.
 type attempts struct {
 	mu    sync.Mutex
 	wrong map[string]attempt // by account
@@ -33,12 +35,62 @@ type attempts struct {
 
 // attempt is what is known of an account.
 type attempt struct {
-	count int
-	// last is when the last wrong password came, next when another one may.
-	last, next time.Time
+	Count int `json:"count"`
+	// Last is when the last wrong password came, Next when another one may.
+	Last time.Time `json:"last"`
+	Next time.Time `json:"next"`
 }
 
 func newAttempts() *attempts { return &attempts{wrong: map[string]attempt{}} }
+
+// keptAttempts is what the data disk has of attempts, as JSON.
+type keptAttempts struct {
+	Wrong   map[string]attempt `json:"wrong,omitempty"`
+	Spent   float64            `json:"spent,omitempty"`
+	SpentAt time.Time          `json:"spentAt,omitzero"`
+}
+
+// encode returns what is to be kept.
+func (a *attempts) encode() ([]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b, err := json.Marshal(keptAttempts{Wrong: a.wrong, Spent: a.spent, SpentAt: a.spentAt})
+	if err != nil {
+		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "encode the counts of wrong passwords: %w", err)
+	}
+	return b, nil
+}
+
+// load takes in what was kept, before anything is counted; empty is nothing.
+func (a *attempts) load(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	var x keptAttempts
+	if err := json.Unmarshal(b, &x); err != nil {
+		return provisioning.Errorf(provisioning.CodeCorrupt, "", "decode the counts of wrong passwords: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if x.Wrong != nil {
+		a.wrong = x.Wrong
+	}
+	a.spent, a.spentAt = min(max(x.Spent, 0), siteBurst), x.SpentAt
+	return nil
+}
+
+// settle makes what came later than now come now: the clock has been set back, and nobody is to wait until it is there again.
+// a.mu is held.
+func (a *attempts) settle(now time.Time) {
+	if a.spentAt.After(now) {
+		a.spentAt = now
+	}
+	for k, x := range a.wrong {
+		if x.Last.After(now) {
+			a.wrong[k] = attempt{Count: x.Count, Last: now, Next: now.Add(delayAfter(x.Count))}
+		}
+	}
+}
 
 // wait is how long the accounts have to wait until a password of theirs is looked at; 0 is not at all.
 func (a *attempts) wait(accounts []string, now time.Time) time.Duration {
@@ -48,11 +100,11 @@ func (a *attempts) wait(accounts []string, now time.Time) time.Duration {
 }
 
 func (a *attempts) waitLocked(accounts []string, now time.Time) time.Duration {
+	a.settle(now)
 	var out time.Duration
 	for _, k := range accounts {
-		if x, ok := a.wrong[k]; ok && now.Before(x.last.Add(forgetAfter)) {
-			// Never longer than it can be: the clock may have been set back.
-			out = max(out, min(x.next.Sub(now), lastDelay))
+		if x, ok := a.wrong[k]; ok && now.Before(x.Last.Add(forgetAfter)) {
+			out = max(out, min(x.Next.Sub(now), lastDelay))
 		}
 	}
 	if a.used(now) > siteBurst-1 {
@@ -79,14 +131,14 @@ func (a *attempts) begin(accounts []string, now time.Time) (count int, wait time
 	}
 	a.spent, a.spentAt = a.used(now)+1, now
 	for _, k := range accounts {
-		if x, ok := a.wrong[k]; ok && now.Before(x.last.Add(forgetAfter)) {
-			count = max(count, x.count)
+		if x, ok := a.wrong[k]; ok && now.Before(x.Last.Add(forgetAfter)) {
+			count = max(count, x.Count)
 		}
 	}
 	count++
 	a.sweep(len(accounts), now)
 	for _, k := range accounts {
-		a.wrong[k] = attempt{count: count, last: now, next: now.Add(delayAfter(count))}
+		a.wrong[k] = attempt{Count: count, Last: now, Next: now.Add(delayAfter(count))}
 	}
 	return count, 0
 }
@@ -107,9 +159,9 @@ func (a *attempts) unknown(accounts []string) {
 	defer a.mu.Unlock()
 	a.spent = max(0, a.spent-1)
 	for _, k := range accounts {
-		if x := a.wrong[k]; x.count > 1 {
-			x.count--
-			x.next = x.last
+		if x := a.wrong[k]; x.Count > 1 {
+			x.Count--
+			x.Next = x.Last
 			a.wrong[k] = x
 		} else {
 			delete(a.wrong, k)
@@ -120,14 +172,14 @@ func (a *attempts) unknown(accounts []string) {
 // sweep forgets old accounts, and the oldest where there is no room for so many more.
 func (a *attempts) sweep(room int, now time.Time) {
 	for k, x := range a.wrong {
-		if !now.Before(x.last.Add(forgetAfter)) {
+		if !now.Before(x.Last.Add(forgetAfter)) {
 			delete(a.wrong, k)
 		}
 	}
 	for len(a.wrong) > maxAccounts-room {
 		oldest := ""
 		for k, x := range a.wrong {
-			if oldest == "" || x.last.Before(a.wrong[oldest].last) {
+			if oldest == "" || x.Last.Before(a.wrong[oldest].Last) {
 				oldest = k
 			}
 		}

@@ -1,6 +1,7 @@
 package branch
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -92,11 +93,51 @@ func TestTheSitesBudget(t *testing.T) {
 	}
 }
 
-// TestAClockSetBack leaves nobody waiting for years.
+// TestAClockSetBack leaves nobody waiting for years, neither a machine nor the site.
 func TestAClockSetBack(t *testing.T) {
 	a, now := newAttempts(), time.Unix(1_000_000_000, 0)
-	a.begin([]string{"mac 1"}, now)
-	if w := a.wait([]string{"mac 1"}, now.AddDate(-1, 0, 0)); w > lastDelay {
+	for i := range siteBurst {
+		a.begin([]string{fmt.Sprint("mac ", i)}, now)
+	}
+	now = now.AddDate(-1, 0, 0)
+	if w := a.wait([]string{"mac 1"}, now); w <= 0 || w > lastDelay {
 		t.Errorf("wait %s", w)
 	}
+	if w := a.wait([]string{"mac 1"}, now.Add(2*siteInterval)); w != 0 {
+		t.Errorf("a while later it waits %s", w)
+	}
+}
+
+// TestAttemptsAreKept: a restart of the appliance forgets no wrong password.
+func TestAttemptsAreKept(t *testing.T) {
+	a, now := newAttempts(), time.Unix(1_000_000, 0)
+	one := []string{"mac 1", "key 1"}
+	for range 3 {
+		a.begin(one, now)
+		now = now.Add(a.wait(one, now))
+	}
+	kept, err := a.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newAttempts()
+	if err := b.load(kept); err != nil {
+		t.Fatal(err)
+	}
+	if count, wait := b.begin(one, now); count != 4 || wait != 0 {
+		t.Errorf("count %d, wait %s", count, wait)
+	}
+	if b.spent <= 3 { // four of them, and a little time
+		t.Errorf("the site's budget is %f", b.spent)
+	}
+	if w := b.wait(one, now); w != 8*time.Second {
+		t.Errorf("wait %s", w)
+	}
+	if err := errors.Join(newAttempts().load(nil), b.load([]byte("{}"))); err != nil {
+		t.Error(err)
+	}
+	if b.load([]byte("x")) == nil {
+		t.Error("what is damaged was taken")
+	}
+	b.begin(one, now) // and it can be counted on
 }

@@ -210,6 +210,9 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 	for _, sum := range records.Obeyed {
 		first.obeyed[sum] = true
 	}
+	if err := b.attempts.load(records.PasswordAttempts); err != nil {
+		cfg.Log.Error("the counts of wrong passwords begin anew", "error", err)
+	}
 	first.policy, _ = policy.Compile(nil) // nothing can be wrong with it
 	b.state.Store(first)
 	signed, err := cfg.Store.LoadSnapshot(ctx)

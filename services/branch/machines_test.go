@@ -286,9 +286,22 @@ func TestPassword(t *testing.T) {
 	if r.WaitSeconds != 4 {
 		t.Errorf("after a new start it may try again in %d s", r.WaitSeconds)
 	}
+	// Another card in the same machine changes nothing, nor does a restart of the appliance.
+	other := desk
+	other.MAC = "52:54:00:00:00:aa"
+	if w := s.attempts.wait((&claims{Machine: other, Key: "another"}).accounts(), now); w != 4*time.Second {
+		t.Errorf("with another card it may try again in %s", w)
+	}
+	again := open(t, s.central, s.path)
+	if w := again.attempts.wait((&claims{Machine: desk}).accounts(), now); w != 4*time.Second {
+		t.Errorf("after a restart of the appliance it may try again in %s", w)
+	}
 	now = now.Add(4 * time.Second)
 	if got := give(a, rightPassword); !got.Right || !got.Checked {
 		t.Fatalf("the right one: %+v", got)
+	}
+	if again := open(t, s.central, s.path); again.attempts.wait((&claims{Machine: desk}).accounts(), now) != 0 {
+		t.Error("a restart of the appliance takes the right password back")
 	}
 	as := assignment(t, a)
 	report(t, a, as, provisioning.StatusStepStarted, "applyOperatingSystemImage")

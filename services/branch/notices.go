@@ -220,6 +220,12 @@ func (b *Branch) Watch(ctx context.Context, show func()) error {
 
 // report stores reports for central; ids are made here.
 func (b *Branch) report(ctx context.Context, reports []provisioning.SiteReport) error {
+	return b.commitReports(ctx, provisioning.BranchChange{Reports: reports})
+}
+
+// commitReports stores a change with its reports for central, whose ids are made here.
+func (b *Branch) commitReports(ctx context.Context, change provisioning.BranchChange) error {
+	reports := change.Reports
 	for i := range reports {
 		if reports[i].ID != "" {
 			continue
@@ -230,7 +236,7 @@ func (b *Branch) report(ctx context.Context, reports []provisioning.SiteReport) 
 		}
 		reports[i].ID = id
 	}
-	if err := b.cfg.Store.Commit(ctx, provisioning.BranchChange{Reports: reports}); err != nil {
+	if err := b.cfg.Store.Commit(ctx, change); err != nil {
 		return err
 	}
 	b.wakeReports()

@@ -39,7 +39,11 @@ func (q *queue) enter(ctx context.Context) (leave func(), err error) {
 
 // accounts are what the wrong passwords of an agent are counted by.
 func (c *claims) accounts() []string {
-	return []string{"mac " + string(c.Machine.MAC), "key " + string(c.Key)}
+	out := []string{"mac " + string(c.Machine.MAC), "key " + string(c.Key)}
+	if c.Machine.GUID != "" {
+		out = append(out, "guid "+string(c.Machine.GUID))
+	}
+	return out
 }
 
 // seconds rounds up.
@@ -81,6 +85,7 @@ func (b *Branch) password(ctx context.Context, c claims, given string) (*client.
 	}
 	if right {
 		b.attempts.right(c.accounts())
+		b.keepAttempts(ctx)
 		b.metrics.passwords.WithLabelValues(passwordRight).Inc()
 		b.cfg.Log.Info("password given", "mac", c.Machine.MAC, "computer", c.Computer)
 		return b.unlock(c)
@@ -91,15 +96,25 @@ func (b *Branch) password(ctx context.Context, c claims, given string) (*client.
 	return &client.PasswordAnswer{Checked: true, WaitSeconds: seconds(b.attempts.wait(c.accounts(), b.cfg.Now()))}, nil
 }
 
-// wrongPassword tells central of a wrong password. Where that cannot be stored, the log has it.
+// keepAttempts stores the counts of wrong passwords, with reports. Where that cannot be, they hold until the next restart.
+func (b *Branch) keepAttempts(ctx context.Context, reports ...provisioning.SiteReport) {
+	kept, err := b.attempts.encode()
+	if err == nil {
+		// Who hangs up before the answer does not keep it from being counted.
+		err = b.commitReports(context.WithoutCancel(ctx), provisioning.BranchChange{PasswordAttempts: kept, Reports: reports})
+	}
+	if err != nil {
+		b.cfg.Log.Warn("the counts of wrong passwords are not stored, nor is central told", "error", err)
+	}
+}
+
+// wrongPassword stores that there was a wrong password, and tells central. Where that cannot be stored, the log has it.
 func (b *Branch) wrongPassword(ctx context.Context, c claims, count int) {
 	r := provisioning.SiteReport{
 		Site: b.cfg.Site, Kind: provisioning.ReportPasswordRefused, At: b.cfg.Now().UTC(), Machine: c.Machine, Computer: c.Computer,
 		Text: fmt.Sprintf("a wrong password was given, %d in a row", count),
 	}
-	if err := b.report(ctx, []provisioning.SiteReport{r}); err != nil {
-		b.cfg.Log.Warn("central is not told of a wrong password", "mac", c.Machine.MAC, "error", err)
-	}
+	b.keepAttempts(ctx, r)
 }
 
 // unlock makes the token of an agent good for everything.

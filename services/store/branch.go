@@ -14,6 +14,7 @@ const (
 	stateIdentity = "identity"
 	stateSnapshot = "snapshot"
 	stateHistory  = "history-complete"
+	stateAttempts = "password-attempts"
 )
 
 // LoadIdentity returns the branch's identity as it was saved, nil if there is none.

@@ -73,6 +73,9 @@ func commitIdentity(ctx context.Context, tx *sql.Tx, c provisioning.BranchChange
 	if c.HistoryComplete {
 		state[stateHistory] = []byte{1}
 	}
+	if c.PasswordAttempts != nil {
+		state[stateAttempts] = c.PasswordAttempts
+	}
 	for name, v := range state {
 		if _, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO branch_state (name, value) VALUES (?, ?)`, name, v); err != nil {
 			return err
@@ -143,7 +146,11 @@ func (s *Store) Records(ctx context.Context) (provisioning.BranchRecords, error)
 		return out, s.fail("read the orders that were obeyed", err)
 	}
 	history, err := s.loadState(ctx, stateHistory)
+	if err != nil {
+		return out, err
+	}
 	out.HistoryComplete = len(history) > 0
+	out.PasswordAttempts, err = s.loadState(ctx, stateAttempts)
 	return out, err
 }
 

@@ -16,11 +16,12 @@ func TestBranchRecords(t *testing.T) {
 	change := provisioning.BranchChange{
 		Snapshot: &provisioning.SignedSnapshot{Payload: []byte("{}"), Signature: []byte("s")},
 		Runs:     []provisioning.Run{run}, Messages: []provisioning.StatusMessage{message("LON", run.ID, 1)},
-		Discovered:  []provisioning.Computer{found, {Name: "pc-2"}},
-		Inventories: map[string]provisioning.Inventory{"pc-1": {Serial: "S1"}},
-		Allowances:  []provisioning.Allowance{{ID: "7", Wipes: 3, Used: 1, Expires: noon.Add(time.Hour), By: "jo"}},
-		Obeyed:      []provisioning.SHA256{provisioning.SumSHA256([]byte("o"))},
-		Reports:     []provisioning.SiteReport{{ID: strings.Repeat("a", 32), Kind: provisioning.ReportDiscovered}, {ID: strings.Repeat("b", 32)}},
+		Discovered:       []provisioning.Computer{found, {Name: "pc-2"}},
+		Inventories:      map[string]provisioning.Inventory{"pc-1": {Serial: "S1"}},
+		Allowances:       []provisioning.Allowance{{ID: "7", Wipes: 3, Used: 1, Expires: noon.Add(time.Hour), By: "jo"}},
+		Obeyed:           []provisioning.SHA256{provisioning.SumSHA256([]byte("o"))},
+		Reports:          []provisioning.SiteReport{{ID: strings.Repeat("a", 32), Kind: provisioning.ReportDiscovered}, {ID: strings.Repeat("b", 32)}},
+		PasswordAttempts: []byte("{}"),
 	}
 	if err := s.Commit(t.Context(), change); err != nil {
 		t.Fatal(err)
@@ -39,6 +40,7 @@ func TestBranchRecords(t *testing.T) {
 	}
 	want := provisioning.BranchRecords{
 		Runs: []provisioning.Run{run}, Discovered: []provisioning.Computer{found}, Inventories: change.Inventories, Allowances: again.Allowances, Obeyed: change.Obeyed,
+		PasswordAttempts: []byte("{}"),
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
