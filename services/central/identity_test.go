@@ -482,6 +482,10 @@ func TestReplacedAndRevoked(t *testing.T) {
 	if r, err := s.admin.RevokeSite(ctx, "LON", "the PC was stolen"); err != nil || r.Certificates != 1 {
 		t.Fatal(r, err)
 	}
+	if page, err := s.admin.Audit(ctx, provisioning.AuditFilter{Kind: "SiteCertificate", Name: "LON"}); err != nil || len(page.Entries) != 1 ||
+		!strings.Contains(page.Entries[0].Before, "key: ") || !strings.Contains(page.Entries[0].After, "stolen") {
+		t.Errorf("%+v, %v", page, err)
+	}
 	refused(second, "the PC was stolen")
 	_, err = s.bare().Enrol(ctx, unused, request(t, newKey(t)))
 	wantCode(t, err, provisioning.CodeUnauthorized, "revoked")
@@ -724,7 +728,7 @@ func TestEpochs(t *testing.T) {
 		t.Errorf("after a restart %+v", again)
 	}
 	page, err := s.admin.Audit(ctx, provisioning.AuditFilter{Kind: "RootKey"})
-	if err != nil || len(page.Entries) != 3 || page.Entries[2].Action != "create" || !strings.Contains(page.Entries[0].After, "epoch: 3") {
+	if err != nil || len(page.Entries) != 5 || page.Entries[4].Action != "create" || page.Entries[1].Action != "prepare" || !strings.Contains(page.Entries[0].After, "epoch: 3") {
 		t.Errorf("%+v, %v", page, err)
 	}
 }
@@ -736,7 +740,20 @@ func TestRestoredCentral(t *testing.T) {
 	s.mustApply(documents)
 	ctx := t.Context()
 	b, _ := s.enrol("LON")
+	if e := must(s.admin.Epoch(ctx)); len(e.Pinned) > 0 {
+		t.Errorf("%+v", e)
+	}
+	// The backup is of before there was a root key, and the site has pinned it.
+	if err := s.store.NoteSiteContact(ctx, provisioning.SiteContact{Site: "LON", At: s.clock.Now(), RootPinned: true}); err != nil {
+		t.Fatal(err)
+	}
+	if e := must(s.admin.Epoch(ctx)); !slices.Equal(e.Pinned, []string{"LON"}) {
+		t.Errorf("%+v", e)
+	}
 	root := s.createRoot()
+	if e := must(s.admin.Epoch(ctx)); len(e.Pinned) > 0 {
+		t.Errorf("%+v", e)
+	}
 	if s, err := b.Snapshot(ctx, 7, 3, 0); err != nil || s != nil {
 		t.Fatal(s, err)
 	}

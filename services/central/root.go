@@ -54,7 +54,16 @@ func (c *Central) Epoch(ctx context.Context) (client.EpochState, error) {
 	}
 	s := c.signer.Load()
 	out := client.EpochState{Epoch: s.epoch, SnapshotKey: s.public(), CASHA256: c.CASHA256(), Root: root}
-	out.Ahead, _, err = c.sitesAhead(ctx)
+	if out.Ahead, _, err = c.sitesAhead(ctx); err != nil || root != nil {
+		return out, err
+	}
+	contacts, err := c.cfg.Store.SiteContacts(ctx)
+	for site, contact := range contacts {
+		if contact.RootPinned {
+			out.Pinned = append(out.Pinned, site)
+		}
+	}
+	slices.Sort(out.Pinned)
 	return out, err
 }
 
@@ -112,7 +121,9 @@ func (c *Central) NextEpoch(ctx context.Context, r client.EpochRequest) (provisi
 		s.SnapshotKey = ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
 	}
 	answering(ctx, func(any) any { return s })
-	return s, c.cfg.Store.PutSetting(ctx, settingSignNext, sealed)
+	e := c.entry(ctx, "prepare", auditRootKey, provisioning.Fingerprint(provisioning.SumSHA256(root)), "")
+	e.After = signerText(s.Epoch, s.SnapshotKey)
+	return s, c.cfg.Store.PutSetting(ctx, settingSignNext, sealed, e)
 }
 
 // PutEpoch puts an epoch in force that the root key has signed: the present one, where there was no root key yet, or the one
@@ -171,7 +182,7 @@ func (c *Central) putEpoch(ctx context.Context, r client.EpochSigned) error {
 	if first {
 		e.Action = "create"
 	}
-	e.Before, e.After = signerText(now), signerText(next)
+	e.Before, e.After = signerText(now.epoch, now.public()), signerText(next.epoch, next.public())
 	if err := c.cfg.Store.AddEpoch(ctx, s.Epoch, r.Statement, settings, e); err != nil {
 		return err
 	}
@@ -220,6 +231,6 @@ func (c *Central) signerFor(ctx context.Context, s *provisioning.EpochStatement)
 }
 
 // signerText is what the audit log says of what signs snapshots.
-func signerText(s *signer) string {
-	return fmt.Sprintf("epoch: %d\nsigning key: %s\n", s.epoch, provisioning.Fingerprint(provisioning.SumSHA256(s.public())))
+func signerText(epoch uint64, key ed25519.PublicKey) string {
+	return fmt.Sprintf("epoch: %d\nsigning key: %s\n", epoch, provisioning.Fingerprint(provisioning.SumSHA256(key)))
 }

@@ -129,6 +129,11 @@ func (a *app) loginCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			// Central's own file is the last way in: a login must not take its place.
+			if who, err := c.WhoAmI(cmd.Context()); err == nil && who.Name == provisioning.AccountAdmin {
+				return provisioning.Errorf(provisioning.CodeConflict, "Name another file with --admin, such as one that branchpoint account create --output has written.",
+					"%s is the file of account %s, which logs in with nothing else", a.adminPath(), provisioning.AccountAdmin)
+			}
 			p, err := a.readSecret("password", false)
 			if err != nil {
 				return err

@@ -35,17 +35,39 @@ func (o *rootOptions) passphrase(a *app, twice bool) (string, error) {
 	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
+// open opens the root key's file, which is for a central with that CA.
+func (o *rootOptions) open(a *app, ca provisioning.SHA256) (ed25519.PrivateKey, error) {
+	sealed, err := rootkey.Read(o.file)
+	if err != nil {
+		return nil, err
+	}
+	passphrase, err := o.passphrase(a, false)
+	if err != nil {
+		return nil, err
+	}
+	return rootkey.Open(sealed, ca, passphrase)
+}
+
+// present signs the epoch that is in force.
+func (a *app) present(now client.EpochState, key ed25519.PrivateKey) (*provisioning.SignedEpoch, error) {
+	return provisioning.SignEpoch(provisioning.EpochStatement{
+		Epoch: now.Epoch, SnapshotKey: now.SnapshotKey, CASHA256: now.CASHA256, IssuedAt: a.now().UTC(),
+	}, key)
+}
+
 // rootCommand is below central. The root key's private half is only ever where these commands run: central gets what it has
 // signed.
 func (a *app) rootCommand() *cobra.Command {
 	return group("root", "The root key, which is kept off line and says by which key snapshots are signed",
 		a.rootCreateCommand(),
+		a.rootRestoreCommand(),
 		a.epochCommand("rotate-signing-key", "Sign snapshots with a new key from now on: the old one may be known to others", true),
 		a.epochCommand("new-epoch", "Begin a new epoch: central was restored from a backup", false))
 }
 
 func (a *app) rootCreateCommand() *cobra.Command {
 	var o rootOptions
+	var anew bool
 	cmd := a.asked("create --output FILE", "Make the root key, once, and write it to a file that its passphrase opens; keep copies in a safe", cobra.NoArgs,
 		func(cmd *cobra.Command, c *client.Admin, _ []string) error {
 			if o.file == "" {
@@ -57,6 +79,10 @@ func (a *app) rootCreateCommand() *cobra.Command {
 			}
 			if len(now.Root) > 0 {
 				return provisioning.Errorf(provisioning.CodeConflict, "Use the file that was written then.", "there is a root key already")
+			}
+			if len(now.Pinned) > 0 && !anew {
+				return provisioning.Errorf(provisioning.CodeConflict, "Bring that one back: branchpoint central root restore --root FILE. Only where its file is lost for good, make another one with --anew.",
+					"sites have pinned a root key before central was restored from a backup, and take no other: %s", strings.Join(now.Pinned, ", "))
 			}
 			passphrase, err := o.passphrase(a, true)
 			if err != nil {
@@ -70,9 +96,7 @@ func (a *app) rootCreateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			signed, err := provisioning.SignEpoch(provisioning.EpochStatement{
-				Epoch: now.Epoch, SnapshotKey: now.SnapshotKey, CASHA256: now.CASHA256, IssuedAt: a.now().UTC(),
-			}, key)
+			signed, err := a.present(now, key)
 			if err != nil {
 				return err
 			}
@@ -91,7 +115,41 @@ func (a *app) rootCreateCommand() *cobra.Command {
 				o.file, provisioning.Fingerprint(provisioning.SumSHA256(pub)))
 			return nil
 		})
+	cmd.Flags().BoolVar(&anew, "anew", false, "though sites have pinned another one: each must be enrolled again with a blank data disk")
 	return o.flags(cmd, "output", "`FILE` for the root key; it must not exist")
+}
+
+func (a *app) rootRestoreCommand() *cobra.Command {
+	var o rootOptions
+	cmd := a.asked("restore --root FILE", "Tell a central that was restored from a backup of before there was a root key which one it is", cobra.NoArgs,
+		func(cmd *cobra.Command, c *client.Admin, _ []string) error {
+			if o.file == "" {
+				return usagef("central root restore: name the root key's file with --root FILE")
+			}
+			now, err := c.Epoch(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if len(now.Root) > 0 {
+				return provisioning.Errorf(provisioning.CodeConflict, "Begin a new epoch where sites are ahead of central: branchpoint central root new-epoch", "there is a root key already")
+			}
+			key, err := o.open(a, now.CASHA256)
+			if err != nil {
+				return err
+			}
+			signed, err := a.present(now, key)
+			if err != nil {
+				return err
+			}
+			pub := key.Public().(ed25519.PublicKey)
+			if _, err := c.PutEpoch(cmd.Context(), client.EpochSigned{Root: pub, Statement: *signed}); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "central has the root key %s again\nSites that are ahead of it (branchpoint sites) need a new epoch: branchpoint central root new-epoch\n",
+				provisioning.Fingerprint(provisioning.SumSHA256(pub)))
+			return nil
+		})
+	return o.flags(cmd, "root", "`FILE` with the root key")
 }
 
 func (a *app) epochCommand(name, short string, rotate bool) *cobra.Command {
@@ -100,10 +158,6 @@ func (a *app) epochCommand(name, short string, rotate bool) *cobra.Command {
 		if o.file == "" {
 			return usagef("central root %s: name the root key's file with --root FILE", name)
 		}
-		sealed, err := rootkey.Read(o.file)
-		if err != nil {
-			return err
-		}
 		now, err := c.Epoch(cmd.Context())
 		if err != nil {
 			return err
@@ -111,11 +165,7 @@ func (a *app) epochCommand(name, short string, rotate bool) *cobra.Command {
 		if len(now.Root) == 0 {
 			return provisioning.Errorf(provisioning.CodeConflict, "Make one: branchpoint central root create", "there is no root key yet")
 		}
-		passphrase, err := o.passphrase(a, false)
-		if err != nil {
-			return err
-		}
-		key, err := rootkey.Open(sealed, now.CASHA256, passphrase)
+		key, err := o.open(a, now.CASHA256)
 		if err != nil {
 			return err
 		}

@@ -131,6 +131,8 @@ type EpochState struct {
 	Root []byte `json:"root,omitempty"`
 	// Ahead are the sites that have seen a newer snapshot than central has made: central was restored from a backup.
 	Ahead []string `json:"ahead,omitempty"`
+	// Pinned are the sites that have pinned a root key though central has none: it was restored from a backup of before.
+	Pinned []string `json:"pinned,omitempty"`
 }
 
 // EpochRequest asks for the next epoch's statement, to be signed.

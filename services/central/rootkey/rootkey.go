@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"branchpoint/provisioning"
@@ -130,9 +131,21 @@ func Create(path string, sealed []byte) error {
 		return provisioning.Errorf(provisioning.CodeConflict, "Choose a file that does not exist yet.", "make the root key's file: %w", err)
 	}
 	_, err = io.Copy(f, strings.NewReader(string(sealed)))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = syncFolder(filepath.Dir(path))
+	}
+	if err != nil {
 		_ = os.Remove(path)
 		return provisioning.Errorf(provisioning.CodeUnavailable, "Check the disk.", "write the root key's file: %w", err)
 	}
 	return nil
+}
+
+// syncFolder puts a folder's names on the disk: a new file's could be gone after a power failure, though its content is there.
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
