@@ -70,7 +70,9 @@ type AuditFilter struct {
 const Redacted = "(redacted)"
 
 // secretWords are parts of the names under which secrets stand in documents and variables.
-var secretWords = []string{"password", "passphrase", "secret", "token", "privatekey", "productkey"}
+var secretWords = []string{
+	"password", "passwd", "pwd", "passphrase", "passcode", "secret", "token", "credential", "privatekey", "productkey", "apikey", "accesskey",
+}
 
 func secretName(name string) bool {
 	name = strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name))

@@ -20,14 +20,14 @@ type EpochStatement struct {
 
 // Validate checks that the statement says all that it must.
 func (s *EpochStatement) Validate() error {
-	if s.Epoch == 0 || s.Epoch > maxEpoch || len(s.SnapshotKey) != ed25519.PublicKeySize || len(s.CASHA256) != 64 {
+	if s.Epoch == 0 || s.Epoch > MaxNumber || len(s.SnapshotKey) != ed25519.PublicKeySize || len(s.CASHA256) != 64 {
 		return Errorf(CodeInvalid, "", "an epoch's statement lacks its number, its key or the CA's sum")
 	}
 	return nil
 }
 
-// maxEpoch keeps numbers within what a database holds.
-const maxEpoch = 1<<62 - 1
+// MaxNumber is the greatest number of an epoch, and of a snapshot within it: a database holds no greater ones.
+const MaxNumber = 1<<62 - 1
 
 // SignedEpoch is an epoch's statement as it travels: the exact bytes that were signed, and the signature.
 type SignedEpoch struct {

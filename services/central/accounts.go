@@ -2,6 +2,7 @@ package central
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,6 +19,8 @@ const (
 	maxAPITokenValid = 400 * 24 * time.Hour
 	// loginValid is how long a token is good for that a password was exchanged for.
 	loginValid = 12 * time.Hour
+	// loginPrefix is what the names of these begin with.
+	loginPrefix = "login "
 	// maxAPITokens bounds the tokens of an account.
 	maxAPITokens = 100
 )
@@ -56,11 +59,10 @@ const nobody = "$argon2id$v=19$m=65536,t=3,p=4$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAA
 
 // Login exchanges a password for an API token that is good for 12 hours. from is the address that it is asked from.
 func (c *Central) Login(ctx context.Context, from string, r client.LoginRequest) (client.APIToken, error) {
-	// The name is whatever somebody sent: it is shortened, so that what is remembered stays small.
-	keys := []string{"account " + shorten(r.Account), "from " + addressKey(from)}
-	if err := c.checkPassword(ctx, r.Account, r.Password, keys); err != nil {
+	hash, err := c.checkPassword(ctx, r.Account, r.Password, from)
+	if err != nil {
 		if provisioning.CodeOf(err) == provisioning.CodeUnauthorized {
-			c.cfg.Log.Warn("refused a login", "account", shorten(r.Account), "from", from)
+			c.cfg.Log.Warn("refused a login", "account", c.knownAccount(ctx, r.Account), "from", from)
 		}
 		return client.APIToken{}, err
 	}
@@ -73,37 +75,59 @@ func (c *Central) Login(ctx context.Context, from string, r client.LoginRequest)
 		return client.APIToken{}, err
 	}
 	ctx = provisioning.WithActor(ctx, provisioning.Actor{Account: r.Account, From: from})
-	return c.newAPIToken(ctx, r.Account, "login "+now.UTC().Format(time.RFC3339)+" "+suffix[:6], loginValid, "log in")
+	token, err := c.newAPIToken(ctx, r.Account, loginPrefix+now.UTC().Format(time.RFC3339)+" "+suffix[:6], loginValid, "log in")
+	if err != nil {
+		return client.APIToken{}, err
+	}
+	// Who has set another password since it was looked at has ended the logins that there were then: not this one.
+	if a, err := c.cfg.Store.Account(ctx, r.Account); err != nil || a.Password != hash {
+		return client.APIToken{}, errors.Join(errWrongPassword, c.endLogins(ctx, r.Account))
+	}
+	return token, nil
 }
 
-// checkPassword fails with CodeUnauthorized where a password is not the account's, and with CodeUnavailable where too many were
-// wrong: then nothing is said about this one.
-func (c *Central) checkPassword(ctx context.Context, account, given string, keys []string) error {
+// knownAccount is what the log says of an account that somebody named: people type their password there, too.
+func (c *Central) knownAccount(ctx context.Context, name string) string {
+	if _, err := c.cfg.Store.Account(ctx, name); err != nil {
+		return "(none)"
+	}
+	return name
+}
+
+var errWrongPassword = provisioning.Errorf(provisioning.CodeUnauthorized, "Try again, or ask who administers central.", "the account or its password is wrong")
+
+// checkPassword returns the hash that a password fits. It fails with CodeUnauthorized where it is not the account's, and with
+// CodeUnavailable where too many were wrong: then nothing is said about this one.
+func (c *Central) checkPassword(ctx context.Context, account, given, from string) (string, error) {
+	keys := c.logins.loginKeys(c.cfg.Now(), account, from)
 	if wait := c.logins.begin(c.cfg.Now(), keys...); wait > 0 {
-		return provisioning.Errorf(provisioning.CodeUnavailable, "Wait, and try again.",
+		return "", provisioning.Errorf(provisioning.CodeUnavailable, "Wait, and try again.",
 			"too many wrong passwords: the next one is looked at in %s", (wait + time.Second - 1).Truncate(time.Second))
 	}
-	hash, good := nobody, false
+	hash, good, fits := nobody, false, false
 	a, err := c.cfg.Store.Account(ctx, account)
-	if err != nil && provisioning.CodeOf(err) != provisioning.CodeNotFound {
-		return err
-	}
-	if err == nil && a.Password != "" {
+	switch {
+	case err == nil && a.Password != "":
 		hash, good = a.Password, !a.Disabled
+	case provisioning.CodeOf(err) == provisioning.CodeNotFound:
+		err = nil
 	}
-	fits := false
-	err = c.hashing.do(ctx, func() (err error) {
-		fits, err = password.Verify(hash, given)
-		return err
-	})
+	if err == nil {
+		err = c.hashing.do(ctx, func() (err error) {
+			fits, err = password.Verify(hash, given)
+			return err
+		})
+	}
 	if err != nil {
-		return err
+		c.logins.unjudged(c.cfg.Now(), keys...)
+		return "", err
 	}
 	if !fits || !good {
-		return provisioning.Errorf(provisioning.CodeUnauthorized, "Try again, or ask who administers central.", "the account or its password is wrong")
+		return "", errWrongPassword
 	}
 	c.logins.succeeded(c.cfg.Now(), keys...)
-	return nil
+	c.logins.loggedIn(c.cfg.Now(), account, from)
+	return hash, nil
 }
 
 func shorten(s string) string { return fmt.Sprintf("%.64q", s) }
@@ -270,8 +294,7 @@ func (c *Central) ChangeAccount(ctx context.Context, from string, r client.Accou
 		if who == nil || who.account != r.Name || r.Disabled != nil || r.Password == nil {
 			return err
 		}
-		keys := []string{"account " + shorten(r.Name), "from " + addressKey(from)}
-		if err := c.checkPassword(ctx, r.Name, r.Present, keys); err != nil {
+		if _, err := c.checkPassword(ctx, r.Name, r.Present, from); err != nil {
 			return err
 		}
 	}
@@ -327,7 +350,7 @@ func (c *Central) endLogins(ctx context.Context, account string) error {
 		return err
 	}
 	for _, t := range tokens {
-		if !strings.HasPrefix(t.Name, "login ") {
+		if !strings.HasPrefix(t.Name, loginPrefix) {
 			continue
 		}
 		err := c.cfg.Store.RevokeAPIToken(ctx, t.Hash, c.entry(ctx, "revoke", auditAPIToken, t.Name, ""))

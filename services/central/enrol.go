@@ -169,10 +169,6 @@ func (c *Central) Enrol(ctx context.Context, r client.EnrolRequest) (client.Enro
 	if err != nil {
 		return client.Enrolment{}, err
 	}
-	careful, err := c.approvalSites(ctx)
-	if err != nil {
-		return client.Enrolment{}, err
-	}
 	var cert []byte
 	var site string
 	again := false
@@ -186,10 +182,14 @@ func (c *Central) Enrol(ctx context.Context, r client.EnrolRequest) (client.Enro
 			cert, again = t.Certificate, true
 			return change, nil
 		}
+		careful, err := c.approves(ctx, site)
+		if err != nil {
+			return change, err
+		}
 		again = t.Key == key
 		t.Key = key
 		actor := provisioning.WithActor(ctx, provisioning.Actor{Account: "site " + site, From: provisioning.ActorOf(ctx).From})
-		if (t.Approval || careful[site]) && t.ApprovedBy == "" {
+		if (t.Approval || careful) && t.ApprovedBy == "" {
 			if !again {
 				e := c.entry(actor, "wait for approval", auditEnrolmentToken, provisioning.TokenID(t.Hash), site)
 				e.After = "key: " + provisioning.Fingerprint(key) + "\n"
@@ -235,21 +235,21 @@ func refuseToken(t *provisioning.EnrolmentToken, key provisioning.SHA256, now ti
 	return nil
 }
 
-// approvalSites are the sites whose documents want a person to approve each appliance.
-func (c *Central) approvalSites(ctx context.Context) (map[string]bool, error) {
-	docs, err := c.documents(ctx, provisioning.KindSite, "")
+// approves reports whether a site's document wants a person to approve each appliance. It is asked for tokens that are good
+// alone: anybody can come with one that is not.
+func (c *Central) approves(ctx context.Context, site string) (bool, error) {
+	docs, err := c.documents(ctx, provisioning.KindSite, site)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	out := map[string]bool{}
-	for i := range docs {
-		o, err := docs[i].Decode()
-		if err != nil {
-			return nil, err
-		}
-		out[o.Name] = o.Site.Spec.ApproveEnrolment
+	if len(docs) == 0 {
+		return false, provisioning.Errorf(provisioning.CodeUnauthorized, "Describe it in a document of kind Site and apply it.", "there is no site %s any more", site)
 	}
-	return out, nil
+	o, err := docs[0].Decode()
+	if err != nil {
+		return false, err
+	}
+	return o.Site.Spec.ApproveEnrolment, nil
 }
 
 // enrolment is what a site gets together with its certificate (DER).

@@ -128,7 +128,7 @@ func (c *Central) listChanges(ctx context.Context, in *Paging) (*page[provisioni
 	if err != nil {
 		return nil, err
 	}
-	return cutRead(in, read, func(x *provisioning.Change) string { return strconv.FormatUint(x.Number, 10) }, nil), nil
+	return cutRead(in, c.visibleChanges(ctx, read), func(x *provisioning.Change) string { return strconv.FormatUint(x.Number, 10) }, nil), nil
 }
 
 // RevisionsQuery chooses the revisions of a document, oldest first, or those that a change made, by kind and name.

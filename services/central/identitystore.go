@@ -18,7 +18,9 @@ type IdentityStore interface {
 	// SiteCertificate fails with CodeNotFound if it is not known; SiteCertificates are a site's, newest first, or all.
 	SiteCertificate(ctx context.Context, sum provisioning.SHA256) (*provisioning.SiteCertificate, error)
 	SiteCertificates(ctx context.Context, site string) ([]provisioning.SiteCertificate, error)
-	AddSiteCertificates(ctx context.Context, certificates []provisioning.SiteCertificate, entries ...provisioning.AuditEntry) error
+	// AddSiteCertificate fails with CodeUnauthorized where the certificate that it renews (by its sum; empty is none), or the site
+	// after the certificate was issued, was revoked.
+	AddSiteCertificate(ctx context.Context, x provisioning.SiteCertificate, renewed provisioning.SHA256, entries ...provisioning.AuditEntry) error
 	RevokeSite(ctx context.Context, site string, at time.Time, why string, entry provisioning.AuditEntry) (int, error)
 	NoteSiteContact(ctx context.Context, c provisioning.SiteContact) error
 	SiteContacts(ctx context.Context) (map[string]provisioning.SiteContact, error)

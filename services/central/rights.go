@@ -87,6 +87,18 @@ func (c *Central) roles(ctx context.Context) ([]provisioning.Role, error) {
 	return out, nil
 }
 
+// rolesIn are the roles of a catalog.
+func rolesIn(catalog provisioning.Catalog) []provisioning.Role {
+	var out []provisioning.Role
+	for _, o := range catalog {
+		if o.Role != nil {
+			out = append(out, *o.Role)
+		}
+	}
+	slices.SortFunc(out, func(a, b provisioning.Role) int { return strings.Compare(a.Name, b.Name) }) // messages name them
+	return out
+}
+
 // remoteHost is the address that a request comes from, without port.
 func remoteHost(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
@@ -239,6 +251,20 @@ func (c *Central) visibleRevisions(ctx context.Context, revisions []provisioning
 	return out, nil
 }
 
+// visibleChanges leaves out of changes what is said of others' besides their numbers: it names documents and sites.
+func (c *Central) visibleChanges(ctx context.Context, changes []provisioning.Change) []provisioning.Change {
+	who := callerOf(ctx)
+	if who == nil || provisioning.Unlimited(who.account, who.roles, provisioning.ActionRead) {
+		return changes
+	}
+	for i := range changes {
+		if changes[i].By != who.account {
+			changes[i].Note = ""
+		}
+	}
+	return changes
+}
+
 // visibleRuns returns those of the reports that the caller may read: of their sites, and of computers that they may see.
 func (c *Central) visibleRuns(ctx context.Context, reports []provisioning.RunReport) ([]provisioning.RunReport, error) {
 	who := callerOf(ctx)
@@ -295,12 +321,20 @@ func (c *Central) reach(ctx context.Context, who *caller, catalog provisioning.C
 	}), nil
 }
 
-// mayChange fails with CodeForbidden where the caller may not change what a plan changes.
+// mayChange fails with CodeForbidden where the caller may not change what a plan changes: by what they may when it is made, as the request may have taken long to arrive.
 func (c *Central) mayChange(ctx context.Context, p *plan) error {
 	who := callerOf(ctx)
 	if who == nil || who.account == provisioning.AccountAdmin {
 		return nil
 	}
+	a, err := c.cfg.Store.Account(ctx, who.account)
+	if provisioning.CodeOf(err) == provisioning.CodeNotFound || err == nil && a.Disabled {
+		return forbidden("account " + who.account + " was disabled or deleted")
+	}
+	if err != nil {
+		return err
+	}
+	who = &caller{account: who.account, roles: rolesIn(p.before)}
 	reach, err := c.reach(ctx, who, p.before)
 	if err != nil {
 		return err

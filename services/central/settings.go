@@ -45,15 +45,22 @@ func (c *Central) PutSettings(ctx context.Context, in client.Settings) (client.S
 		return in, provisioning.Errorf(provisioning.CodeInternal, "", "encode the settings: %w", err)
 	}
 	e := c.entry(ctx, "change", auditSettings, settingsName, "")
-	e.After = string(b) + "\n"
-	if before, err := c.Settings(ctx); err == nil {
-		e.Before = fmt.Sprintf("%+v\n", before)
+	e.After = settingsText(in)
+	before, err := c.Settings(ctx)
+	if err != nil {
+		return in, err
 	}
+	e.Before = settingsText(before)
 	if err := c.cfg.Store.PutSetting(ctx, settingsName, b, e); err != nil {
 		return in, err
 	}
 	c.cfg.Log.Info("settings changed", "wipesUnconfirmed", in.WipesUnconfirmed, "by", provisioning.ActorOf(ctx).Account)
 	return in, nil
+}
+
+// settingsText is what the audit log says of settings.
+func settingsText(s client.Settings) string {
+	return fmt.Sprintf("wipes-unconfirmed: %d\n", s.WipesUnconfirmed)
 }
 
 func (c *Central) wipesUnconfirmed(ctx context.Context) (int, error) {

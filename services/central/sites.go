@@ -78,7 +78,7 @@ func (c *Central) siteCertificate(ctx context.Context, cert *x509.Certificate) (
 	default:
 		c.cfg.Log.Warn("a site shows a certificate that is not stored here; it is taken", "site", x.Site, "key", provisioning.Fingerprint(x.Key))
 	}
-	return &x, c.cfg.Store.AddSiteCertificates(ctx, []provisioning.SiteCertificate{x})
+	return &x, c.cfg.Store.AddSiteCertificate(ctx, x, "")
 }
 
 const whyReplaced = "another appliance or data disk was enrolled in its place"
@@ -104,8 +104,16 @@ type contacts struct {
 // contactNoted is how exactly a contact is stored.
 const contactNoted = time.Minute
 
-// noteContact notes that a site has asked, with the snapshot that it says it has.
+// maxAhead is how many epochs a site can be believed to be ahead of central: more than a backup is behind. A site that is not
+// honest must not use up the numbers by which the root key gets ahead of all sites.
+const maxAhead = provisioning.MaxEpochs
+
+// noteContact notes that a site has asked, with the snapshot that it says it has, where that can be.
 func (c *Central) noteContact(ctx context.Context, contact provisioning.SiteContact) {
+	if contact.Epoch > c.signer.Load().epoch+maxAhead || contact.Number > provisioning.MaxNumber {
+		c.cfg.Log.Warn("a site says that it has a snapshot that cannot be", "site", contact.Site, "site.epoch", contact.Epoch, "site.number", contact.Number)
+		contact.Epoch, contact.Number = 0, 0
+	}
 	contact.At = c.cfg.Now().UTC()
 	c.seen.mu.Lock()
 	before, ok := c.seen.last[contact.Site]
@@ -214,6 +222,11 @@ func (c *Central) RevokeSite(ctx context.Context, site string, r client.SiteRevo
 		return client.Revoked{}, provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint sites", "there is no site %q", site)
 	}
 	e := c.entry(ctx, "revoke", auditSiteCertificate, site, site)
+	for _, x := range known {
+		if x.RevokedAt.IsZero() {
+			e.Before += certificateText(x)
+		}
+	}
 	e.After = "why: " + why + "\n"
 	answering(ctx, func(n int) any { return client.Revoked{Certificates: n} })
 	n, err := c.cfg.Store.RevokeSite(ctx, site, c.cfg.Now(), why, e)
@@ -248,7 +261,7 @@ func (c *Central) Renew(ctx context.Context, shown *x509.Certificate, r client.E
 	}
 	e := c.entry(ctx, "renew", auditSiteCertificate, provisioning.Fingerprint(key), x.Site)
 	e.Before, e.After = certificateText(x), certificateText(next)
-	if err := c.cfg.Store.AddSiteCertificates(ctx, []provisioning.SiteCertificate{next}, e); err != nil {
+	if err := c.cfg.Store.AddSiteCertificate(ctx, next, x.Sum, e); err != nil {
 		return client.Enrolment{}, err
 	}
 	c.cfg.Log.Info("renewed a site's certificate", "site", x.Site, "expires", next.ExpiresAt)

@@ -11,6 +11,8 @@ import (
 type throttle struct {
 	mu      sync.Mutex
 	strikes map[string]strike
+	// familiar is when an account's password was last given from an address.
+	familiar map[string]time.Time
 }
 
 type strike struct {
@@ -58,12 +60,25 @@ func (t *throttle) begin(now time.Time, keys ...string) time.Duration {
 func (t *throttle) succeeded(now time.Time, keys ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i, k := range keys {
+	delete(t.strikes, keys[0])
+	t.takeBack(now, keys[1:])
+}
+
+// unjudged takes back what begin counted: nobody has looked at whether it was right.
+func (t *throttle) unjudged(now time.Time, keys ...string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.takeBack(now, keys)
+}
+
+// takeBack makes one failure less of each key. t.mu is held.
+func (t *throttle) takeBack(now time.Time, keys []string) {
+	for _, k := range keys {
 		s, ok := t.strikes[k]
 		if !ok {
 			continue
 		}
-		if s.failures--; i == 0 || s.failures <= 0 {
+		if s.failures--; s.failures <= 0 {
 			delete(t.strikes, k)
 			continue
 		}
@@ -72,7 +87,43 @@ func (t *throttle) succeeded(now time.Time, keys ...string) {
 	}
 }
 
-// makeRoom forgets what is over, or else who waits the shortest, where there are too many. t.mu is held.
+// familiarLife is for how long an account is known at an address where its password was given.
+const familiarLife = 30 * 24 * time.Hour
+
+// loginKeys are the keys of a try to log in to an account, whatever somebody says that it is called, from an address. Where its
+// password was given from there before, the account is counted apart: others who guess cannot lock its owner out there.
+func (t *throttle) loginKeys(now time.Time, account, from string) []string {
+	account, from = "account "+shorten(account), "from "+addressKey(from)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at, ok := t.familiar[account+" "+from]; ok && now.Sub(at) < familiarLife {
+		account += " " + from
+	}
+	return []string{account, from}
+}
+
+// loggedIn makes an account familiar at an address.
+func (t *throttle) loggedIn(now time.Time, account, from string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.familiar == nil {
+		t.familiar = map[string]time.Time{}
+	}
+	t.familiar["account "+shorten(account)+" from "+addressKey(from)] = now
+	if len(t.familiar) <= maxStrikes {
+		return
+	}
+	oldest := ""
+	for k, at := range t.familiar {
+		if oldest == "" || at.Before(t.familiar[oldest]) {
+			oldest = k
+		}
+	}
+	delete(t.familiar, oldest)
+}
+
+// makeRoom forgets what is over, or else who failed the least, and of these who waits the shortest, where there are too many:
+// names that somebody makes up drive out each other. t.mu is held.
 func (t *throttle) makeRoom(now time.Time, key string) {
 	if _, ok := t.strikes[key]; ok || len(t.strikes) < maxStrikes {
 		return
@@ -81,7 +132,7 @@ func (t *throttle) makeRoom(now time.Time, key string) {
 	for k, s := range t.strikes {
 		if now.After(s.until.Add(strikeLife)) {
 			delete(t.strikes, k)
-		} else if first == "" || s.until.Before(t.strikes[first].until) {
+		} else if f := t.strikes[first]; first == "" || s.failures < f.failures || s.failures == f.failures && s.until.Before(f.until) {
 			first = k
 		}
 	}

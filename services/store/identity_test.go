@@ -180,7 +180,7 @@ func TestSiteCertificates(t *testing.T) {
 		return strings.Join(out, " ")
 	}
 	use("t1", issue("c1", "k1"))
-	if err := s.AddSiteCertificates(ctx, []provisioning.SiteCertificate{*issue("c2", "k1"), *issue("c1", "other")}, entry("renew", "LON")); err != nil {
+	if err := errors.Join(s.AddSiteCertificate(ctx, *issue("c2", "k1"), "c1", entry("renew", "LON")), s.AddSiteCertificate(ctx, *issue("c1", "other"), "")); err != nil {
 		t.Fatal(err)
 	}
 	if got := good(); got != "c1 c2" {
@@ -190,9 +190,21 @@ func TestSiteCertificates(t *testing.T) {
 	if got := good(); got != "c3" {
 		t.Errorf("after another enrolment %q are good", got)
 	}
+	// Who was replaced, or revoked, a moment ago renews nothing: whether that was seen before or not.
+	if err := s.AddSiteCertificate(ctx, *issue("c4", "k1"), "c1", entry("renew", "LON")); provisioning.CodeOf(err) != provisioning.CodeUnauthorized {
+		t.Error("a replaced appliance renewed its certificate:", err)
+	}
 	s = reopen(t, s)
 	if n, err := s.RevokeSite(ctx, "LON", noon.Add(time.Minute), "stolen", entry("revoke", "LON")); err != nil || n != 1 {
 		t.Error(n, err)
+	}
+	later := issue("c5", "k2")
+	later.IssuedAt = noon.Add(2 * time.Minute)
+	if err := s.AddSiteCertificate(ctx, *later, "c3"); provisioning.CodeOf(err) != provisioning.CodeUnauthorized {
+		t.Error("a revoked site renewed its certificate:", err)
+	}
+	if err := s.AddSiteCertificate(ctx, *issue("c6", "k2"), ""); provisioning.CodeOf(err) != provisioning.CodeUnauthorized {
+		t.Error("a certificate from before the site was revoked is good:", err)
 	}
 	if got := good(); got != "" {
 		t.Errorf("after the site was revoked %q are good", got)

@@ -40,19 +40,32 @@ func enrolmentTokens(ctx context.Context, q querier, query string, args ...any) 
 	return out, err
 }
 
+// enrolmentToken fails with CodeNotFound if there is no token with that sum.
+func enrolmentToken(ctx context.Context, q querier, hash provisioning.SHA256) (provisioning.EnrolmentToken, error) {
+	found, err := enrolmentTokens(ctx, q, enrolmentColumns+` WHERE hash = ?`, hash)
+	if err == nil && len(found) == 0 {
+		err = provisioning.Errorf(provisioning.CodeNotFound, "", "there is no such enrolment token")
+	}
+	if err != nil {
+		return provisioning.EnrolmentToken{}, err
+	}
+	return found[0], nil
+}
+
 // UseEnrolmentToken gives decide the token with that sum, and stores what decide sets in it and what it returns, all or
 // nothing. No other use happens between. It fails with CodeNotFound if there is no such token; what decide fails with is
 // returned as it is, and nothing is stored. What it has done is nil (provisioning.Once).
 func (s *Store) UseEnrolmentToken(ctx context.Context, hash provisioning.SHA256, decide func(*provisioning.EnrolmentToken) (provisioning.EnrolmentChange, error)) error {
-	return s.effect(ctx, "use enrolment token", func(tx *sql.Tx) (any, error) {
-		found, err := enrolmentTokens(ctx, tx, enrolmentColumns+` WHERE hash = ?`, hash)
+	// Anybody can come with a token that there is not: it holds no writer up.
+	const doing = "use enrolment token"
+	if _, err := enrolmentToken(ctx, s.db, hash); err != nil {
+		return s.fail(doing, err)
+	}
+	return s.effect(ctx, doing, func(tx *sql.Tx) (any, error) {
+		t, err := enrolmentToken(ctx, tx, hash)
 		if err != nil {
 			return nil, err
 		}
-		if len(found) == 0 {
-			return nil, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no such enrolment token")
-		}
-		t := found[0]
 		change, err := decide(&t)
 		if err != nil {
 			return nil, err
@@ -80,15 +93,21 @@ func insertCertificate(ctx context.Context, tx *sql.Tx, x provisioning.SiteCerti
 	return err
 }
 
-// AddSiteCertificates stores certificates that are not known yet, with audit entries.
-func (s *Store) AddSiteCertificates(ctx context.Context, certificates []provisioning.SiteCertificate, entries ...provisioning.AuditEntry) error {
-	return s.update(ctx, "store sites' certificates", func(tx *sql.Tx) error {
-		for _, x := range certificates {
-			if err := insertCertificate(ctx, tx, x); err != nil {
-				return err
-			}
+// AddSiteCertificate stores a certificate that is not known yet, with audit entries. It is good only as far as what it follows
+// from: it fails with CodeUnauthorized where the certificate with the sum renewed was revoked by now (empty: it renews none), or
+// where x is no revoked one and its site was revoked at a time when x had been issued.
+func (s *Store) AddSiteCertificate(ctx context.Context, x provisioning.SiteCertificate, renewed provisioning.SHA256, entries ...provisioning.AuditEntry) error {
+	return s.update(ctx, "store a site's certificate", func(tx *sql.Tx) error {
+		var revoked int
+		err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM site_certificates WHERE sum = ? AND revoked_at <> '')
+			+ (SELECT count(*) FROM site_contacts WHERE site = ? AND revoked_at >= ?)`, renewed, x.Site, stamp(x.IssuedAt)).Scan(&revoked)
+		if err != nil {
+			return err
 		}
-		return appendAudit(ctx, tx, entries...)
+		if revoked > 0 && x.RevokedAt.IsZero() {
+			return provisioning.Errorf(provisioning.CodeUnauthorized, "", "the certificate of site %s was revoked", x.Site)
+		}
+		return errors.Join(insertCertificate(ctx, tx, x), appendAudit(ctx, tx, entries...))
 	})
 }
 
