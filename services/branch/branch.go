@@ -312,7 +312,7 @@ func (b *Branch) take(is, next *state) (provisioning.BranchChange, []string, err
 		}
 	}
 	change.Forget = known(is.past.Discovered, next.snapshot)
-	change.Discovered = lost(is.past.Runs, is.snapshot, next.snapshot)
+	change.Discovered = lost(&is.past, is.snapshot, next.snapshot)
 	next.past.Runs = o.runs
 	next.past.Discovered = slices.DeleteFunc(slices.Clone(is.past.Discovered), func(c provisioning.Computer) bool { return slices.Contains(change.Forget, c.Name) })
 	next.past.Discovered = append(next.past.Discovered, change.Discovered...)

@@ -84,13 +84,14 @@ func TestRestoredCentralKnowsLess(t *testing.T) {
 	}
 	s.put(t, func(n *provisioning.Snapshot) {
 		everybody(n)
-		n.Computers = append(n.Computers, computer("desk-9", "", false, 1, 2), computer("server", "LON", true, 3), computer("renamed-since", "", false, 5))
+		n.Computers = append(n.Computers, computer("desk-9", "", false, 1, 2), computer("server", "LON", true, 3), computer("renamed-since", "", false, 5), computer("single", "", false, 7),
+			computer("desk-20", "", false, 20, 21), computer("desk-22", "", true, 22))
 		n.Elsewhere = []provisioning.Computer{computer("visitor", "PAR", false, 4)}
 	})
 	if err := s.apply(t.Context(), s.central.sign(t, func(n *provisioning.Snapshot) {
 		n.Epoch, n.Number = 2, 1
 		everybody(n)
-		n.Computers = append(n.Computers, computer("older-name", "", false, 5))
+		n.Computers = append(n.Computers, computer("older-name", "", false, 5), computer("desk-20", "", false, 20), computer("desk-22", "", false, 23))
 	})); err != nil {
 		t.Fatal(err)
 	}
@@ -100,8 +101,16 @@ func TestRestoredCentralKnowsLess(t *testing.T) {
 				t.Errorf("%s: machine %d gets %+v", name, i+1, d)
 			}
 		}
+		for i, rule := range map[int]string{20: policy.RuleRequired, 21: policy.RuleNothing, 22: policy.RuleInfrastructure, 23: policy.RuleRequired} {
+			if d := s.Decide(t.Context(), machine(i)); d.Rule() != rule || d.Unknown {
+				t.Errorf("%s: machine %d of a computer that is described otherwise gets %+v", name, i, d)
+			}
+		}
 		if d := s.Decide(t.Context(), machine(5)); d.Action != policy.Boot || d.Computer != "older-name" {
 			t.Errorf("%s: what central knows under another name gets %+v", name, d)
+		}
+		if d := s.Decide(t.Context(), machine(7)); d.Action != policy.Silent || d.Computer != "single" {
+			t.Errorf("%s: a computer that was never deployed gets %+v", name, d)
 		}
 		if d := s.Decide(t.Context(), machine(6)); d.Action != policy.Boot || !d.Unknown {
 			t.Errorf("%s: a machine that nobody knows gets %+v", name, d)
@@ -114,7 +123,8 @@ func TestRestoredCentralKnowsLess(t *testing.T) {
 	s.put(t, func(n *provisioning.Snapshot) {
 		n.Epoch, n.Number = 2, 2
 		everybody(n)
-		n.Computers = append(n.Computers, computer("desk-9", "", false, 1, 2), computer("server", "LON", true, 3), computer("visitor", "PAR", false, 4))
+		n.Computers = append(n.Computers, computer("desk-9", "", false, 1, 2), computer("server", "LON", true, 3), computer("visitor", "PAR", false, 4), computer("single", "", false, 7),
+			computer("desk-20", "", false, 20, 21), computer("desk-22", "", false, 22))
 	})
 	if left := s.state.Load().past.Discovered; len(left) != 0 {
 		t.Errorf("kept are %+v", left)

@@ -2,6 +2,7 @@ package branch
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,56 +109,77 @@ func discovered(s *provisioning.Snapshot, run *provisioning.Run) *provisioning.C
 	return out
 }
 
-// known are the names of discovered computers that the snapshot has by now: under this name, or by what they are recognised
-// by.
-func known(list []provisioning.Computer, s *provisioning.Snapshot) []string {
-	macs, guids := map[provisioning.MAC]bool{}, map[provisioning.GUID]bool{}
-	for _, group := range [][]provisioning.Computer{s.Computers, s.Elsewhere} {
-		for i := range group {
-			for _, m := range group[i].Spec.MACAddresses {
-				macs[m] = true
-			}
-			if g := group[i].Spec.SMBIOSGUID; g != "" {
-				guids[g] = true
-			}
+// marks are what a snapshot's computers are recognised by.
+type marks struct {
+	macs  map[provisioning.MAC]bool
+	guids map[provisioning.GUID]bool
+}
+
+func marksOf(s *provisioning.Snapshot) marks {
+	out := marks{map[provisioning.MAC]bool{}, map[provisioning.GUID]bool{}}
+	for _, c := range slices.Concat(s.Computers, s.Elsewhere) {
+		for _, m := range c.Spec.MACAddresses {
+			out.macs[m] = true
+		}
+		if g := c.Spec.SMBIOSGUID; g != "" {
+			out.guids[g] = true
 		}
 	}
+	return out
+}
+
+// known are the names of discovered computers that the snapshot has by now, by what they are recognised by.
+func known(list []provisioning.Computer, s *provisioning.Snapshot) []string {
+	has := marksOf(s)
 	var out []string
 	for i := range list {
 		spec := &list[i].Spec
-		if slices.ContainsFunc(spec.MACAddresses, func(m provisioning.MAC) bool { return macs[m] }) || spec.SMBIOSGUID != "" && guids[spec.SMBIOSGUID] {
+		if slices.ContainsFunc(spec.MACAddresses, func(m provisioning.MAC) bool { return has.macs[m] }) || has.guids[spec.SMBIOSGUID] {
 			out = append(out, list[i].Name)
 		}
 	}
 	return out
 }
 
-// lost are the computers that the snapshot before had and the one after has not, where that is one of another epoch: central
-// was restored from a backup of a time before it knew of them, and they are not unknown for that. They keep what they are
-// recognised by, and that they are another site's or infrastructure.
-func lost(runs []provisioning.Run, before, after *provisioning.Snapshot) []provisioning.Computer {
+// lost are the computers that the snapshot before recognised and the one after does not, where that is one of another epoch:
+// central was restored from a backup of a time before it knew of them, and they are not unknown for that. They keep what they
+// are recognised by, and that they are another site's or infrastructure; and their names, but for what is left of one that
+// is described in part, or by other addresses.
+func lost(past *policy.History, before, after *provisioning.Snapshot) []provisioning.Computer {
 	if before == nil || before.Epoch == after.Epoch {
 		return nil
 	}
-	have := namesOf(after)
+	names, has := namesOf(after), marksOf(after)
+	for i := range past.Discovered {
+		names[strings.ToLower(past.Discovered[i].Name)] = true
+	}
 	var out []provisioning.Computer
 	for _, c := range slices.Concat(before.Computers, before.Elsewhere) {
-		if have[strings.ToLower(c.Name)] {
-			continue
-		}
 		spec := provisioning.ComputerSpec{
 			Description: "Known to this site when central was restored from an older backup",
-			Site:        c.Spec.Site, MACAddresses: c.Spec.MACAddresses, SMBIOSGUID: c.Spec.SMBIOSGUID, Infrastructure: c.Spec.Infrastructure,
+			Site:        c.Spec.Site, SMBIOSGUID: c.Spec.SMBIOSGUID, Infrastructure: c.Spec.Infrastructure,
+			MACAddresses: slices.DeleteFunc(slices.Clone(c.Spec.MACAddresses), func(m provisioning.MAC) bool { return has.macs[m] }),
 		}
-		if r := deployment(runs, c.Name); r != nil && spec.SMBIOSGUID == "" {
+		if has.guids[spec.SMBIOSGUID] {
+			continue
+		}
+		if len(spec.MACAddresses) < len(c.Spec.MACAddresses) {
+			spec.SMBIOSGUID = "" // else what is described and what is left would contradict each other
+		} else if r := deployment(past.Runs, c.Name); r != nil && spec.SMBIOSGUID == "" {
 			spec.SMBIOSGUID = r.Machine.GUID
 		}
-		out = append(out, provisioning.Computer{Name: c.Name, Spec: spec})
+		if len(spec.MACAddresses) == 0 && spec.SMBIOSGUID == "" {
+			continue
+		}
+		name := c.Name
+		for n := 2; names[strings.ToLower(name)]; n++ {
+			suffix := "-" + strconv.Itoa(n)
+			name = c.Name[:min(len(c.Name), 63-len(suffix))] + suffix
+		}
+		names[strings.ToLower(name)] = true
+		out = append(out, provisioning.Computer{Name: name, Spec: spec})
 	}
-	for _, name := range known(out, after) {
-		have[strings.ToLower(name)] = true
-	}
-	return slices.DeleteFunc(out, func(c provisioning.Computer) bool { return have[strings.ToLower(c.Name)] })
+	return out
 }
 
 // deployment is the last run that erased a disk of the computer of that name and says which machine that was, nil if there is

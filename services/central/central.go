@@ -64,6 +64,8 @@ type Store interface {
 	Once(ctx context.Context, account, key string, now time.Time) (*provisioning.Once, error)
 	// AppendStatus returns how many messages were new.
 	AppendStatus(ctx context.Context, received time.Time, messages []provisioning.StatusMessage) (int, error)
+	// NoteRuns keeps what messages say of their runs, for Publication.Runs.
+	NoteRuns(ctx context.Context, messages []provisioning.StatusMessage) error
 	Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, error)
 }
 

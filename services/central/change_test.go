@@ -208,3 +208,39 @@ spec: {%s macAddresses: ["52:54:00:12:34:56"]}
 		t.Errorf("PAR is told %q of a computer that was cleared", par)
 	}
 }
+
+// TestTellingOfOthersComputers: what a site tells of another site's computers changes nothing of what these get.
+func TestTellingOfOthersComputers(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents) // desk-1 is of LON
+	ctx := t.Context()
+	lon, _ := s.enrol("LON")
+	par, _ := s.enrol("PAR")
+	inventory := func(site string, n int) []provisioning.SiteReport {
+		return []provisioning.SiteReport{{
+			ID: fmt.Sprintf("%032x", n), Site: site, Kind: provisioning.ReportInventory, At: s.clock.Now().UTC(), Computer: "desk-1",
+			Inventory: &provisioning.Inventory{Product: "as " + site + " says"},
+		}}
+	}
+	if err := lon.ReportSite(ctx, inventory("LON", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := par.ReportSite(ctx, inventory("PAR", 2)); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.snapshot("LON").Inventories["desk-1"].Product; got != "as LON says" {
+		t.Errorf("desk-1 is %q", got)
+	}
+	before := s.snapshot("LON").Number
+	for i, m := range []provisioning.StatusMessage{{Code: provisioning.StatusStepStarted, Step: 1, Action: "applyOperatingSystemImage"}, {Code: provisioning.StatusSequenceDone}} {
+		m.ID, m.Site, m.Computer, m.Run, m.Advertisement, m.TaskSequence = fmt.Sprintf("%032x", i), "PAR", "desk-1", strings.Repeat("a", 32), "rollout", "install"
+		m.Time, m.Sequence = s.clock.Now().UTC(), i+1
+		if err := par.Report(ctx, []provisioning.StatusMessage{m}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.snapshot("LON"); len(n.Deployed) > 0 || n.Number != before {
+		t.Errorf("LON is told %+v", n.Deployed)
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -191,36 +190,18 @@ func (c *Central) handleReport(w http.ResponseWriter, r *http.Request, site stri
 	}
 	added, err := c.cfg.Store.AppendStatus(r.Context(), c.cfg.Now(), in.Messages)
 	if err == nil {
+		err = c.noteRuns(r.Context(), site, in.Messages)
+	}
+	if err == nil {
 		c.metrics.status.WithLabelValues(resultStored).Add(float64(added))
 		c.metrics.status.WithLabelValues(resultDuplicate).Add(float64(len(in.Messages) - added))
 	}
 	if err == nil && added > 0 {
 		c.cfg.Log.Debug("status", "site", site, "messages", len(in.Messages), "new", added)
-		if slices.ContainsFunc(in.Messages, counts) && c.severalSites(r.Context()) {
-			c.publishSoon(r.Context()) // the computer's other sites must know
-		}
 	}
 	c.answer(w, r, struct {
 		New int `json:"new"`
 	}{added}, err)
-}
-
-// severalSites reports whether there is more than one site.
-func (c *Central) severalSites(ctx context.Context) bool {
-	stored, err := c.cfg.Store.Documents(ctx)
-	n := 0
-	for i := range stored {
-		if stored[i].Kind == provisioning.KindSite {
-			n++
-		}
-	}
-	return err == nil && n > 1
-}
-
-// counts reports whether a message says that a run has begun to erase, or has ended.
-func counts(m provisioning.StatusMessage) bool {
-	return m.Code == provisioning.StatusStepStarted && provisioning.DestructiveAction(m.Action) ||
-		m.Code == provisioning.StatusSequenceDone || m.Code == provisioning.StatusSequenceFailed
 }
 
 // readJSON reads a body of at most limit bytes.

@@ -764,6 +764,17 @@ func TestRestoredCentral(t *testing.T) {
 	if e := must(s.admin.Epoch(ctx)); !slices.Equal(e.Ahead, []string{"LON"}) {
 		t.Errorf("%+v", e)
 	}
+	// However often it changes now, its numbers never come to look like news to that site.
+	had, par := s.snapshot("LON").Number, s.snapshot("PAR").Number
+	for i := range 3 {
+		s.mustApply(fmt.Sprintf("apiVersion: branchpoint/v1\nkind: Computer\nmetadata: {name: new-%d}\nspec: {macAddresses: [\"52:54:00:00:01:0%d\"]}\n", i, i))
+	}
+	if now := s.snapshot("LON").Number; now != had || s.snapshot("PAR").Number != par+3 {
+		t.Errorf("LON went from %d to %d, PAR from %d to %d", had, now, par, s.snapshot("PAR").Number)
+	}
+	if sites, err := s.admin.Sites(ctx); err != nil || !strings.Contains(sites[0].Problem, "7.3") || sites[1].Problem != "" {
+		t.Errorf("%+v, %v", sites, err)
+	}
 	if e := s.nextEpoch(root, false); e.Epoch != 8 || len(e.Ahead) > 0 {
 		t.Errorf("%+v", e)
 	}

@@ -15,9 +15,13 @@ import (
 func (c *Central) Publish(ctx context.Context) error {
 	c.publishing.Lock()
 	defer c.publishing.Unlock()
+	contacts, err := c.cfg.Store.SiteContacts(ctx)
+	if err != nil {
+		return fmt.Errorf("publish snapshots: %w", err)
+	}
 	published := 0
-	err := c.cfg.Store.PublishSnapshots(ctx, func(p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
-		next, err := c.next(ctx, p)
+	err = c.cfg.Store.PublishSnapshots(ctx, func(p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
+		next, err := c.next(ctx, p, contacts)
 		published = len(next)
 		return next, err
 	})
@@ -29,8 +33,9 @@ func (c *Central) Publish(ctx context.Context) error {
 	return nil
 }
 
-// next makes the snapshots that differ from the present ones.
-func (c *Central) next(ctx context.Context, p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
+// next makes the snapshots that differ from the present ones. A site that has seen what central knows nothing of gets none
+// within this epoch: once their numbers came to be higher, it would take what an older backup says for news.
+func (c *Central) next(ctx context.Context, p provisioning.Publication, contacts map[string]provisioning.SiteContact) ([]provisioning.SiteSnapshot, error) {
 	catalog, err := c.decoded.catalog(p.Documents)
 	if err != nil {
 		return nil, err
@@ -45,16 +50,19 @@ func (c *Central) next(ctx context.Context, p provisioning.Publication) ([]provi
 	var out []provisioning.SiteSnapshot
 	for _, site := range sites(catalog) {
 		old := p.Present[site]
-		next, err := c.resolve(catalog, site, old, provisioning.Facts{
-			Content: func(pkg string, version int) (provisioning.ContentRef, error) {
-				return c.cfg.Content.Ref(ctx, pkg, version)
-			},
-			Changed:     func(k provisioning.Key) uint64 { return changed[k] },
-			Inventories: p.Inventories,
-			Clears:      clears,
-			Approvals:   approvals[site],
-			Runs:        p.Runs,
-		})
+		next, err := old, c.forked(contacts[site], old)
+		if err == nil {
+			next, err = c.resolve(catalog, site, old, provisioning.Facts{
+				Content: func(pkg string, version int) (provisioning.ContentRef, error) {
+					return c.cfg.Content.Ref(ctx, pkg, version)
+				},
+				Changed:     func(k provisioning.Key) uint64 { return changed[k] },
+				Inventories: p.Inventories,
+				Clears:      clears,
+				Approvals:   approvals[site],
+				Runs:        p.Runs,
+			})
+		}
 		if err != nil {
 			// The site goes on with the last snapshot that could be made; the others must not wait for it.
 			c.cfg.Log.Warn("a site's snapshot cannot be made; it keeps the last one", "site", site, "error", err)
@@ -66,6 +74,19 @@ func (c *Central) next(ctx context.Context, p provisioning.Publication) ([]provi
 		}
 	}
 	return out, nil
+}
+
+// forked fails where a site has seen a newer snapshot than its present one, in this epoch or a later one.
+func (c *Central) forked(contact provisioning.SiteContact, present provisioning.SiteSnapshot) error {
+	epoch, number := c.signer.Load().epoch, uint64(0)
+	if present.Epoch == epoch {
+		number = present.Number
+	}
+	if !ahead(contact, epoch, number) {
+		return nil
+	}
+	return provisioning.Errorf(provisioning.CodeConflict, "Begin a new epoch: branchpoint central root new-epoch",
+		"the site has snapshot %d.%d, which this central does not know: it was restored from a backup", contact.Epoch, contact.Number)
 }
 
 // sites are the names of a catalog's sites, sorted.

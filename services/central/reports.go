@@ -71,11 +71,7 @@ func (c *Central) TakeReports(ctx context.Context, site string, reports []provis
 // ownInventories takes out of a site's reports the inventories of computers that are not its own, and reports whether any are
 // left. Who belongs to a collection hangs on them, at every site: a site that is not honest must not decide that for others.
 func (c *Central) ownInventories(ctx context.Context, site string, reports []provisioning.SiteReport) (bool, error) {
-	docs, err := c.cfg.Store.Documents(ctx)
-	if err != nil {
-		return false, err
-	}
-	catalog, err := c.decoded.catalog(docs)
+	catalog, err := c.catalog(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -85,9 +81,9 @@ func (c *Central) ownInventories(ctx context.Context, site string, reports []pro
 		if r.Inventory == nil {
 			continue
 		}
-		o, ok := catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: r.Computer}]
+		_, described := catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: r.Computer}]
 		// A conflict: the machine is not the computer that has its name.
-		if r.Conflict != nil || !ok || o.Computer.Spec.Site != "" && o.Computer.Spec.Site != site {
+		if r.Conflict != nil || !described || !mayBeAt(catalog, r.Computer, site) {
 			c.cfg.Log.Warn("the inventory of a computer that is not the site's is not taken", "site", site, "computer", r.Computer)
 			r.Inventory = nil
 			continue
@@ -95,6 +91,45 @@ func (c *Central) ownInventories(ctx context.Context, site string, reports []pro
 		left = true
 	}
 	return left, nil
+}
+
+// catalog is the configuration in force.
+func (c *Central) catalog(ctx context.Context) (provisioning.Catalog, error) {
+	stored, err := c.cfg.Store.Documents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.decoded.catalog(stored)
+}
+
+// mayBeAt reports whether a site may tell of the computer of that name: not where it belongs to another one, whose disks
+// another site's word must not come to erase. One that nothing describes may be anywhere.
+func mayBeAt(catalog provisioning.Catalog, computer, site string) bool {
+	o, ok := catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: computer}]
+	return !ok || o.Computer.Spec.Site == "" || o.Computer.Spec.Site == site
+}
+
+// noteRuns notes what a site's status messages say of runs on computers that may be there, and lets the other sites of these
+// know where that counts.
+func (c *Central) noteRuns(ctx context.Context, site string, messages []provisioning.StatusMessage) error {
+	catalog, err := c.catalog(ctx)
+	if err != nil {
+		return err
+	}
+	messages = slices.DeleteFunc(slices.Clone(messages), func(m provisioning.StatusMessage) bool { return !mayBeAt(catalog, m.Computer, site) })
+	if err := c.cfg.Store.NoteRuns(ctx, messages); err != nil {
+		return err
+	}
+	if len(sites(catalog)) > 1 && slices.ContainsFunc(messages, counts) {
+		c.publishSoon(ctx)
+	}
+	return nil
+}
+
+// counts reports whether a message says that a run has begun to erase, or has ended.
+func counts(m provisioning.StatusMessage) bool {
+	return m.Code == provisioning.StatusStepStarted && provisioning.DestructiveAction(m.Action) ||
+		m.Code == provisioning.StatusSequenceDone || m.Code == provisioning.StatusSequenceFailed
 }
 
 // discover makes a document of a computer that a site has discovered. Where that cannot be, because others have its name or

@@ -32,12 +32,7 @@ func (s *Store) AppendStatus(ctx context.Context, received time.Time, messages [
 			if err != nil {
 				return err
 			}
-			if added += int(n); n == 0 {
-				continue
-			}
-			if err := noteRun(ctx, tx, m); err != nil {
-				return err
-			}
+			added += int(n)
 		}
 		return nil
 	})
@@ -45,6 +40,18 @@ func (s *Store) AppendStatus(ctx context.Context, received time.Time, messages [
 		return 0, err
 	}
 	return added, nil
+}
+
+// NoteRuns keeps what messages say of their runs, for the sites that the runs' computers may come to. Messages may come again.
+func (s *Store) NoteRuns(ctx context.Context, messages []provisioning.StatusMessage) error {
+	return s.update(ctx, "note runs", func(tx *sql.Tx) error {
+		for _, m := range messages {
+			if err := noteRun(ctx, tx, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // noteRun keeps what a message says of its run, where it says something of it as a whole.

@@ -353,7 +353,7 @@ func TestSiteRuns(t *testing.T) {
 		if action == "partitionDisk" {
 			m.Machine = provisioning.Machine{MAC: "52:54:00:00:00:01"}
 		}
-		if _, err := s.AppendStatus(ctx, noon, []provisioning.StatusMessage{m, m}); err != nil {
+		if err := s.NoteRuns(ctx, []provisioning.StatusMessage{m, m}); err != nil {
 			t.Fatal(err)
 		}
 	}
