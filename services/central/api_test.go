@@ -190,6 +190,11 @@ func TestProblems(t *testing.T) {
 	if strings.Contains(fmt.Sprint(p), "hunter2") || !strings.Contains(p.Detail, "body.dryRun") {
 		t.Errorf("%+v", p)
 	}
+	if r := s.send(s.admin, http.MethodPost, client.PathDelete, `{"`+strings.Repeat("x", 1<<20)+`":1}`); len(r.body) > 4096 {
+		t.Errorf("an answer of %d bytes", len(r.body))
+	} else {
+		r.problem(t, http.StatusBadRequest)
+	}
 	for _, q := range []string{"limit=0", "limit=1001", "limit=-1", "limit=x", "offset=3"} {
 		p := s.send(s.admin, http.MethodGet, client.PathChanges+"?"+q, "").problem(t, http.StatusBadRequest)
 		name, _, _ := strings.Cut(q, "=")

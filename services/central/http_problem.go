@@ -41,7 +41,8 @@ func malformed(ctx huma.Context, status int, msg string, errs []error) *client.R
 	for _, err := range errs[:min(len(errs), maxFaults)] {
 		f := client.RequestFault{Message: "it cannot be read"}
 		if d, ok := errors.AsType[*huma.ErrorDetail](err); ok {
-			f.Location, f.Message = d.Location, d.Message
+			// Both may name what was sent, however long that is.
+			f.Location, f.Message = fmt.Sprintf("%.200s", d.Location), fmt.Sprintf("%.200s", d.Message)
 		}
 		p.Errors = append(p.Errors, f)
 		if len(texts) < maxNamed {
