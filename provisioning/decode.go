@@ -139,6 +139,10 @@ func (p part) parse(file string) ([]ast.Node, *Problem) {
 		problem := problemFor(file, t, fmt.Sprintf("more than %d lists and mappings stand in one another", maxNesting))
 		return nil, &problem
 	}
+	if t := crowded(tokens); t != nil {
+		problem := problemFor(file, t, fmt.Sprintf("the document has more than %d keys", maxKeys))
+		return nil, &problem
+	}
 	tree, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // all of them are found when they are read
 	if err != nil {
 		problem := syntaxProblem(file, err)

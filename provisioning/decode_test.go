@@ -147,11 +147,15 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(valid))
 	f.Add([]byte(ApplianceTemplate))
 	f.Add([]byte("a: &a [*a]\n---\n- ]"))
+	f.Add([]byte(every))
+	f.Add([]byte(every + more))
+	f.Add([]byte("? apiVersion\n: !!str branchpoint/v1\n--- >-\n  x\n...\n%YAML 1.2\n---\n<<: {kind: |+\n}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		objects, _ := Decode(File{"f.yaml", b})
 		c, _ := NewCatalog(objects)
 		for k := range c {
 			c.Check([]Key{k}, nil)
+			c.Dependants(k)
 		}
 		DecodeAppliance(File{"f.yaml", b})
 	})

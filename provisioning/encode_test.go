@@ -68,7 +68,7 @@ func TestEncodeIsCanonical(t *testing.T) {
 
 func specJSON(t *testing.T, o Object) string {
 	t.Helper()
-	b, err := json.Marshal([]any{o.Kind, o.Name, o.Site, o.Computer, o.OperatingSystemImage, o.TaskSequence, o.Advertisement})
+	b, err := json.Marshal([]any{o.Kind, o.Name, o.spec()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,6 +78,7 @@ func specJSON(t *testing.T, o Object) string {
 func FuzzEncode(f *testing.F) {
 	f.Add([]byte(valid))
 	f.Add([]byte(awkward))
+	f.Add([]byte(every))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		objects, _ := Decode(File{"f.yaml", b})
 		for _, o := range objects {

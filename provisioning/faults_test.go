@@ -213,14 +213,14 @@ kind: Computer
 
 // TestProblemsAreBounded: a file of faults costs neither memory nor a reader's patience, nor time with the square of them.
 func TestProblemsAreBounded(t *testing.T) {
-	const n = 20_000
+	const n = 9_000
 	var fields, documents, values strings.Builder
 	fields.WriteString("apiVersion: branchpoint/v1\nkind: Site\nmetadata: {name: LON}\nspec:\n")
 	values.WriteString("apiVersion: branchpoint/v1\nkind: Collection\nmetadata: {name: a}\nspec:\n  variabels: {}\n  computers:\n")
 	for i := range n {
 		fmt.Fprintf(&fields, "  f%d: 1\n", i)
 		values.WriteString("  - a_b\n")
-		if i < n/10 {
+		if i < 2*maxProblems {
 			documents.WriteString("kind: Site\n---\n")
 		}
 	}
