@@ -1,7 +1,9 @@
 package provisioning
 
 import (
+	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -90,4 +92,56 @@ func TestReportDuration(t *testing.T) {
 	if d := r.Duration(reportStart); d != 0 {
 		t.Error("clock set back:", d)
 	}
+}
+
+// FuzzStatus: of whatever branches report, what passes is bounded, makes reports and a history of runs, in any order and
+// twice the same ones, and a run of which a message says that it began to erase a disk is spent.
+func FuzzStatus(f *testing.F) {
+	id := func(n int) string { return fmt.Sprintf("%032x", n) }
+	var run []StatusMessage
+	for i, code := range []int{StatusPolicyReceived, StatusSequenceStarted, StatusStepStarted, StatusStepDone, StatusSequenceDone, StatusStepFailed, StatusSequenceFailed} {
+		m := said(id(1), i+1, code, i/2, i)
+		m.ID, m.Action = id(100+i), "partitionDisk"
+		run = append(run, m)
+	}
+	for _, v := range []any{run, run[2:4], []StatusMessage{{}}, nil} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`[{"id":"00000000000000000000000000000001","run":"00000000000000000000000000000001","step":-1,"sequence":9223372036854775807,"code":11000,"time":"9999-12-31T23:59:59Z"}]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var given, messages []StatusMessage
+		if json.Unmarshal(b, &given) != nil {
+			return
+		}
+		spent, runs, known := map[string]bool{}, map[string]bool{}, map[string]bool{}
+		for _, m := range given {
+			if m.Validate() != nil || known[m.ID] { // as central takes them
+				continue
+			}
+			known[m.ID] = true
+			m.Site = "LON" // a branch reports of itself alone
+			messages = append(messages, m)
+			runs[m.Run] = true
+			spent[m.Run] = spent[m.Run] || m.Code == StatusStepStarted && DestructiveAction(m.Action)
+		}
+		var forth, back RunHistory
+		for i := range messages {
+			forth.Note(messages[i])
+			back.Note(messages[len(messages)-1-i])
+			back.Note(messages[len(messages)-1-i])
+		}
+		for i, r := range forth.Runs() {
+			if o := back.Runs()[i]; r.Spent != spent[r.ID] || r.ID != o.ID || r.State != o.State || r.Spent != o.Spent || !r.SpentAt.Equal(o.SpentAt) {
+				t.Fatalf("%+v, and the other way round %+v", r, o)
+			}
+		}
+		reports := Reports(messages)
+		if len(reports) != len(runs) || len(forth.Runs()) != len(runs) || !reflect.DeepEqual(reports, Reports(append(messages, messages...))) {
+			t.Fatalf("%d runs, and reports %+v", len(runs), reports)
+		}
+	})
 }

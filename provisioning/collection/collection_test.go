@@ -61,6 +61,12 @@ func TestQueries(t *testing.T) {
 		{`inventory.memoryMiB / (size(computer.name) - 6) > 1`, "division by zero"},
 		{`deployments[7].spent`, "index out of bounds"},
 		{`computer.macAddresses == ["52:54:00:00:00:01", "52:54:00:00:00:02"]`, "member"},
+		{`computer.macAddresses != []`, "member"},
+		{`["desk-", "lab-"].exists(p, computer.name.startsWith(p))`, "member"},
+		{`["desk-", inventory.product.lowerAscii()].exists(p, computer.name.contains(p))`, "no member"},
+		{`{"lab-07": true, "lab-08": false}[computer.name]`, "member"},
+		{`[4096, 16384].exists(m, inventory.memoryMiB == m)`, "member"},
+		{`[1, 2].all(i, i + 1 < 4)`, "member"},
 		{`true`, "member"},
 	} {
 		q, err := Compile(c.query)
@@ -125,7 +131,7 @@ func TestQueriesThatAreRefused(t *testing.T) {
 		{`Deployment{spent: true}.spent`, 1, 11, "makes no objects"},
 		{`["a"] + ["b"] == ["a", "b"]`, 1, 7, "whole numbers"},
 		{`deployments.map(d, d.state).exists(s, s == "x")`, 1, 16, "undeclared reference to 'map'"},
-		{`deployments.all(a, deployments.all(b, deployments.all(c, a.state + b.state != c.state)))`, 1, 1, "too long"},
+		{`deployments.all(a, deployments.all(b, deployments.all(c, a.state != b.state && b.state != c.state)))`, 1, 1, "too long"},
 		{`computer.variables.all(k, computer.variables[k].matches("^(a|b|c|d)*$"))`, 1, 1, "too long"},
 		{strings.Repeat("(", 200) + "true" + strings.Repeat(")", 200), 1, 1, "recursion"},
 		{`"` + strings.Repeat("a", MaxQuery) + `" == ""`, 1, 1, "at most 2048"},
@@ -139,6 +145,59 @@ func TestQueriesThatAreRefused(t *testing.T) {
 		}
 		if e := errs[0]; !strings.Contains(e.Message, c.message) || e.Line != c.line || e.Column != c.column {
 			t.Errorf("%.60s: %v, want %d:%d %s", c.query, errs, c.line, c.column, c.message)
+		}
+	}
+}
+
+// TestHostileQueries: what would run long, or make much of little, is refused before anybody asks it.
+func TestHostileQueries(t *testing.T) {
+	list := "[" + strings.Repeat("1,", 99) + "1]"
+	nested := func(list string, depth int, with func(inner string, i int) string) string {
+		q := "true"
+		for i := depth; i > 0; i-- {
+			q = fmt.Sprintf("%s.all(v%d, %s)", list, i, with(q, i))
+		}
+		return q
+	}
+	plain := func(inner string, _ int) string { return inner }
+	// Each level has a text twice as long as the one around it.
+	doubled := func(last, two, first string) string {
+		q := last
+		for i := 40; i > 1; i-- {
+			q = fmt.Sprintf("[%s].exists(v%d, %s)", strings.ReplaceAll(two, "v", fmt.Sprint("v", i-1)), i, q)
+		}
+		return fmt.Sprintf("[%s].exists(v1, %s)", first, q)
+	}
+	for name, c := range map[string]struct{ query, message string }{
+		"lists within lists":           {nested(list, 4, plain), "too long"},
+		"lists over lists of texts":    {nested(`["a", "b", "c", "d", "e", "f", "g", "h"]`, 6, plain), "too long"},
+		"a list that is asked often":   {list + ".all(a, " + list + ".exists_one(b, " + list + ".exists(c, a + b == c)))", "too long"},
+		"addresses by addresses":       {nested("computer.macAddresses", 3, plain), "too long"},
+		"deployments by variables":     {"deployments.all(d, computer.variables.all(k, computer.variables[k].contains(d.advertisement)))", "too long"},
+		"variables by variables":       {"computer.variables.all(a, computer.variables.all(b, computer.variables[a].contains(computer.variables[b])))", "too long"},
+		"a list of lists of lists":     {"[[" + list + "," + list + "]," + "[" + list + "," + list + "]].all(a, a.all(b, b.all(c, " + list + ".all(d, c == d))))", "which are of one type"},
+		"texts that double":            {doubled("size(v40) > 0", "v+v", `"x"`), "not put together within"},
+		"lists that double":            {doubled("v40 == v40", "[v,v]", `["x"]`), "which are of one type"},
+		"maps that double":             {doubled("v40 == v40", "{1:v,2:v}", `{1: "x"}`), "which are of one type"},
+		"lists of anything":            {doubled("v40 in [v40]", "[v,1][0]", `dyn(1)`), "not for queries"},
+		"types that are mixed":         {`[1, "x"].exists(a, [a, [a]].exists(b, b == a))`, "which are of one type"},
+		"variables compared":           {"computer.variables.all(k, [" + strings.Repeat("computer.variables, ", 40) + "{}] == [{}])", "lists of them are compared"},
+		"a long text in a list":        {"[" + strings.Repeat("computer.description + ", 30) + `""].all(a, ` + strings.Repeat("a.contains(a) && ", 60) + "true)", "not put together within"},
+		"long texts that are searched": {`["` + strings.Repeat("x", 1700) + `"].all(a, computer.variables.all(k, computer.variables[k].contains(a) && a.contains(a)))`, "too long"},
+		"texts that double in maps":    {`{"x": ""}.all(a, {a + a + a + a: ""}.all(b, {b + b + b + b: ""}.all(c, size(c) > 0)))`, "not put together within"},
+		"a long text looked at often":  {"computer.macAddresses.all(m, " + strings.Repeat("computer.description + ", 40) + "m != m)", "not put together within"},
+		"a repetition of repetitions":  {`computer.name.matches("((a{50}){50}){50}")`, "malformed"},
+		"a large repetition":           {`computer.name.matches("a{1000}")`, "too large"},
+		"many alternatives":            {`computer.name.matches("` + strings.Repeat("(a|b)*", 200) + `")`, "too large"},
+		"classes of letters":           {`computer.name.matches("(\\pL|\\pN|\\pS){200}")`, "too large"},
+		"a pattern on a long text":     {`(` + strings.Repeat("computer.description + ", 20) + `"x").matches("(a|b|c)*(d|e|f)*(g|h|i)*$")`, "too long"},
+		"many patterns":                {"computer.description.matches(\"(a*)*b\")" + strings.Repeat(" || computer.description.matches(\"(a*)*b\")", 40), "too long"},
+		"a pattern for each of many":   {`deployments.all(d, d.advertisement.matches("^(a|b|c|d)*$"))`, "too long"},
+		"parentheses":                  {strings.Repeat("(", 1000) + "true" + strings.Repeat(")", 1000), "recursion"},
+		"negations":                    {strings.Repeat("!(", 600) + "true" + strings.Repeat(")", 600), "recursion"},
+	} {
+		if _, err := Compile(c.query); err == nil || !strings.Contains(err.Error(), c.message) {
+			t.Errorf("%s: %v, want %q", name, err, c.message)
 		}
 	}
 }

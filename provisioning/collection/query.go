@@ -1,10 +1,12 @@
 package collection
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
 	"regexp/syntax"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -214,17 +216,28 @@ func answer(out ref.Val, err error) (bool, error) {
 // estimator says what CEL cannot know of what a query costs (checker.CostEstimator, interpreter.ActualCostEstimator).
 type estimator struct {
 	patterns map[string]uint64 // the patterns of the query with their instructions
+	longest  uint64            // the most bytes of a text that is written out
 }
 
-// inspect refuses what a query may not hold, and notes its patterns.
+// inspect refuses what a query may not hold, and notes its patterns. Estimates do not see that a text or a list grows from
+// one all() or exists() to the next within it, and that lists of lists are compared to their bottom: a line of doublings
+// would take years. Without these all that a query looks at is something of the computer's, or stands in the query.
 func (c *estimator) inspect(query *ast.AST) QueryErrors {
 	var out QueryErrors
+	within := map[int64]bool{} // expressions in all() and exists()
 	refuse := func(e ast.Expr, format string, args ...any) {
 		at := query.SourceInfo().GetStartLocation(e.ID())
 		out = append(out, QueryError{max(1, at.Line()), max(1, at.Column()+1), fmt.Sprintf(format, args...)})
 	}
 	ast.PreOrderVisit(query.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		switch e.Kind() {
+		case ast.LiteralKind:
+			c.longest = max(c.longest, length(e.AsLiteral()))
+		case ast.ComprehensionKind:
+			ast.PreOrderVisit(e, ast.NewExprVisitor(func(inner ast.Expr) { within[inner.ID()] = true }))
+			if over := e.AsComprehension().IterRange(); !flat(query.GetType(over.ID())) {
+				refuse(over, "all() and exists() go through texts, numbers or deployments, which are of one type")
+			}
 		case ast.StructKind:
 			refuse(e, "a query makes no objects of type %s", e.AsStruct().TypeName())
 		case ast.CallKind:
@@ -232,6 +245,10 @@ func (c *estimator) inspect(query *ast.AST) QueryErrors {
 			switch name := call.FunctionName(); {
 			case !allowed[name]:
 				refuse(e, "function %s() is not for queries", name)
+			case compares[name] && slices.ContainsFunc(call.Args(), func(a ast.Expr) bool { t := query.GetType(a.ID()); return !flat(t) && !simple(t) }):
+				refuse(e, "only texts, numbers and lists of them are compared, which are of one type")
+			case name == operators.Add && within[e.ID()] && query.GetType(e.ID()).Kind() == types.StringKind:
+				refuse(e, "texts are not put together within all() and exists()")
 			case name == operators.Add && query.GetType(e.ID()).Kind() != types.IntKind &&
 				query.GetType(e.ID()).Kind() != types.StringKind && query.GetType(e.ID()).Kind() != types.DoubleKind:
 				refuse(e, "+ is for whole numbers, fractions and texts")
@@ -242,7 +259,25 @@ func (c *estimator) inspect(query *ast.AST) QueryErrors {
 			}
 		}
 	}))
+	slices.SortStableFunc(out, func(a, b QueryError) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column)) })
 	return out
+}
+
+// compares are the functions that look at all of what they are given.
+var compares = map[string]bool{operators.Equals: true, operators.NotEquals: true, operators.In: true}
+
+// simple reports whether a value of that type holds no others that a query could put there.
+func simple(t *types.Type) bool {
+	switch t.Kind() {
+	case types.BoolKind, types.IntKind, types.UintKind, types.DoubleKind, types.StringKind, types.BytesKind, types.NullTypeKind, types.StructKind:
+		return true
+	}
+	return false
+}
+
+// flat reports whether a list has elements, or a map keys and values, that are simple.
+func flat(t *types.Type) bool {
+	return (t.Kind() == types.ListKind || t.Kind() == types.MapKind) && !slices.ContainsFunc(t.Parameters(), func(p *types.Type) bool { return !simple(p) })
 }
 
 // pattern notes the pattern of a matches(), and says what is wrong with it.
@@ -296,8 +331,10 @@ func (c *estimator) EstimateSize(element checker.AstNode) *checker.SizeEstimate 
 		most = maxLong
 	case "deployments":
 		most = maxDeployments
-	default: // a deployment's or the inventory's
-		most = maxField
+	default: // an inventory's, a deployment's, or an element of a list that is written out
+		if most = maxField; path[0] != "inventory" && path[0] != "deployments" {
+			most = max(maxLong, c.longest)
+		}
 	}
 	return &checker.SizeEstimate{Max: most}
 }
