@@ -10,6 +10,7 @@ SCENARIO ?=
 # How many scenarios run at once: each keeps one core busy most of the time, and takes 3 GB of memory.
 PARALLEL ?= 2
 CUTS ?= 200
+KILLS ?= 200
 SEED ?= $(shell date +%Y%m%d)
 BENCH ?=
 # Making the deployed Debian and attaching real DHCP servers to the laboratory's switch need root.
@@ -23,8 +24,8 @@ help:
 	@echo 'make test                linters, unit tests and the short list of scenarios (under 30 minutes on 2 cores)'
 	@echo 'make image               build/branchpoint.img'
 	@echo 'make e2e SCENARIO=NAME   one scenario; make e2e-all: all of them'
-	@echo 'make bench               benchmarks beside peers, as a table and build/bench.json; BENCH=NAME: one of them'
-	@echo 'make soak                every scenario, $(CUTS) power cuts, and a long fuzz run'
+	@echo 'make bench               benchmarks beside peers and against goals, as a table and build/bench.json; BENCH=NAME: one of them'
+	@echo 'make soak                every scenario, $(CUTS) power cuts, $(KILLS) kills of central, and a long fuzz run'
 	@echo 'make lint, make fuzz     linters; each fuzz target for FUZZTIME ($(FUZZTIME))'
 
 setup:
@@ -73,12 +74,12 @@ run: image os
 bench: $(if $(filter-out boot-to-agent,$(BENCH)),setup,image netboot)
 	@rm -rf build/bench && mkdir -p build/bench
 	@failed=; wanted=$$(echo '$(BENCH)' | tr -d -); \
-	for f in $$(git grep -lE '^func BenchmarkPeers_' -- '*_test.go'); do \
-		for n in $$(sed -nE 's/^func BenchmarkPeers_([A-Za-z0-9]+)\(.*/\1/p' $$f); do \
-			[ -z "$$wanted" ] || [ "$$(echo "$$n" | tr A-Z a-z)" = "$$wanted" ] || continue; \
+	for f in $$(git grep -lE '^func Benchmark(Peers|Goal)_' -- '*_test.go'); do \
+		for n in $$(sed -nE 's/^func Benchmark((Peers|Goal)_[A-Za-z0-9]+)\(.*/\1/p' $$f); do \
+			[ -z "$$wanted" ] || [ "$$(echo "$${n#*_}" | tr A-Z a-z)" = "$$wanted" ] || continue; \
 			echo "benchmark $$n in $$(dirname $$f)"; \
 			BRANCHPOINT_BENCH_DIR='$(CURDIR)/build/bench' $(GO) test $(if $(AS_ROOT),-exec '$(AS_ROOT) --preserve-env=BRANCHPOINT_BENCH_DIR') \
-				-timeout 60m -run '^$$' -bench "^BenchmarkPeers_$$n$$" -benchtime 1x ./$$(dirname $$f) || failed="$$failed $$n"; done; done; \
+				-timeout 60m -run '^$$' -bench "^Benchmark$$n$$" -benchtime 1x ./$$(dirname $$f) || failed="$$failed $$n"; done; done; \
 	echo; $(GO) run ./benchmark/cmd/benchtable -dir build/bench $(if $(BENCH),-only '$(BENCH)',-o build/bench.json) || exit 1; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
@@ -91,8 +92,9 @@ fuzz:
 		for n in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
 			echo "fuzz $$n in $$(dirname $$f)"; $(GO) test -run '^$$' -fuzz "^$$n$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); done; done
 
-# The moments of the power cuts are other ones each day; SEED repeats a run.
+# The moments of the power cuts and of the kills are other ones each day; SEED repeats a run.
 soak: e2e-all
+	$(GO) test -count=1 -v -timeout 120m -run '^TestKilledDuringApply$$' ./appliance/cmd/branchpoint -args -kills=$(KILLS) -seed=$(SEED)
 	$(SCENARIOS) -timeout 360m -run '^TestSoak' -args -cuts=$(CUTS) -debian-cuts=10 -seed=$(SEED)
 	$(MAKE) fuzz FUZZTIME=5m
 

@@ -3,59 +3,131 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"branchpoint/provisioning"
-	"branchpoint/services/central/client"
 	"branchpoint/services/store"
+
+	"golang.org/x/sys/unix"
 )
 
-var kills = flag.Int("kills", 20, "how often TestKilledDuringApply kills central")
-
-const (
-	killSites     = 3
-	killComputers = 120 // of each site, in an even generation; an odd one has some less
+var (
+	kills    = flag.Int("kills", 20, "how often TestKilledDuringApply kills central")
+	killSeed = flag.Uint64("seed", 1, "chooses the changes during which central is killed, and the moments")
 )
 
-// generation is a whole configuration of some hundred documents, each of which says which generation it is of. Odd ones lack
-// documents that even ones have.
-func generation(g int) client.ApplyRequest {
-	var b strings.Builder
-	document := func(kind, name, spec string) {
-		fmt.Fprintf(&b, "apiVersion: branchpoint/v1\nkind: %s\nmetadata: {name: %s}\nspec: {description: \"generation %d\"%s}\n---\n", kind, name, g, spec)
-	}
-	document("TaskSequence", "wipe", `, steps: [{partitionDisk: {partitions: [{mount: /, fileSystem: ext4}]}}]`)
-	for s := range killSites {
-		document("Site", fmt.Sprintf("S%d", s), `, pxe: {mode: proxy}`)
-		for c := range killComputers - g%2*10 {
-			document("Computer", fmt.Sprintf("s%d-%d", s, c), fmt.Sprintf(`, site: S%d, macAddresses: ["52:54:00:%02x:%02x:00"]`, s, s, c))
-		}
-	}
-	b.WriteString("apiVersion: branchpoint/v1\nkind: Advertisement\nmetadata: {name: all}\nspec: {taskSequence: wipe, collection: all-systems, purpose: available}\n")
-	return client.ApplyRequest{Files: []provisioning.File{{Name: "all.yaml", Text: []byte(b.String())}}, Prune: true}
-}
+// manyKills are enough that every phase of a change must have been hit.
+const manyKills = 100
 
 // killed is a central whose process is killed again and again.
 type killed struct {
 	t       *testing.T
-	dir     string
+	r       *rand.Rand
+	dir     string // central's data
+	folder  string // the configuration that is applied
 	process *exec.Cmd
-	admin   *client.Admin
+	startup time.Duration
+	watch   watch
+	// newest is the newest generation that was applied, or should have been; is is the configuration in force, and made says
+	// which one each change has made.
+	newest int
+	is     configuration
+	made   map[uint64]configuration
 }
 
-// start starts central's process and waits until it answers.
-func (k *killed) start() {
+// command is a change as a person makes it.
+type command struct {
+	args  []string
+	after configuration
+}
+
+// next chooses a change of what is in force: to another configuration, so that before and after can be told apart.
+func (k *killed) next() command {
 	k.t.Helper()
-	k.process = exec.Command("branchpoint", "central", "--data", k.dir, "--listen", "127.0.0.1:0") // testscript.Main has put it there
+	choices := []func() command{k.apply, k.apply, k.rollBack}
+	if k.is.variant == whole {
+		choices = append(choices, k.remove, k.importList)
+	}
+	return choices[k.r.IntN(len(choices))]()
+}
+
+// apply applies the folder of another generation, and deletes everything that is not in it.
+func (k *killed) apply() command {
+	k.t.Helper()
+	k.newest++
+	next := configuration{k.newest, whole}
+	if err := next.write(k.folder); err != nil {
+		k.t.Fatal(err)
+	}
+	return command{[]string{"apply", "-f", k.folder, "--prune"}, next}
+}
+
+// rollBack goes back to a change that made another configuration.
+func (k *killed) rollBack() command {
+	k.t.Helper()
+	var numbers []uint64
+	for n := range k.made {
+		if k.made[n] != k.is {
+			numbers = append(numbers, n)
+		}
+	}
+	if len(numbers) == 0 {
+		return k.apply()
+	}
+	n := numbers[k.r.IntN(len(numbers))]
+	return command{[]string{"rollback", strconv.FormatUint(n, 10)}, k.made[n]}
+}
+
+// remove deletes computers of every site.
+func (k *killed) remove() command {
+	args := []string{"delete", "computer"}
+	for s := range killSites {
+		for c := range killVaried {
+			args = append(args, computerName(s, c))
+		}
+	}
+	return command{args, configuration{k.is.generation, fewer}}
+}
+
+// importList imports a list of more computers for every site.
+func (k *killed) importList() command {
+	k.t.Helper()
+	next := configuration{k.is.generation, more}
+	path := filepath.Join(k.folder, "more.csv")
+	if err := os.WriteFile(path, []byte(next.list()), 0o600); err != nil {
+		k.t.Fatal(err)
+	}
+	return command{[]string{"import", "computers", path}, next}
+}
+
+// run runs the program as a person does; the channel gets how it ended.
+func (k *killed) run(args ...string) <-chan error {
+	done := make(chan error, 1)
+	cmd := exec.Command("branchpoint", args...) // testscript.Main has put it there
+	cmd.Env = append(os.Environ(), "BRANCHPOINT_ADMIN="+filepath.Join(k.dir, centralAdmin))
+	go func() {
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		done <- err
+	}()
+	return done
+}
+
+// launch starts central's process; ready waits until it answers.
+func (k *killed) launch() (ready func()) {
+	k.t.Helper()
+	k.process = exec.Command("branchpoint", "central", "--data", k.dir, "--listen", "127.0.0.1:0")
 	out, err := k.process.StdoutPipe()
 	if err != nil {
 		k.t.Fatal(err)
@@ -65,23 +137,20 @@ func (k *killed) start() {
 	if err := k.process.Start(); err != nil {
 		k.t.Fatal(err)
 	}
-	hung := time.AfterFunc(2*time.Minute, func() { _ = k.process.Process.Kill() })
-	defer hung.Stop()
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if !strings.HasPrefix(lines.Text(), "administer it with") {
-			continue
+	begin, process := time.Now(), k.process
+	return func() {
+		k.t.Helper()
+		hung := time.AfterFunc(2*time.Minute, func() { _ = process.Process.Kill() })
+		defer hung.Stop()
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			if strings.HasPrefix(lines.Text(), "administer it with") {
+				k.startup = time.Since(begin)
+				return
+			}
 		}
-		f, err := client.ReadAdminFile(filepath.Join(k.dir, centralAdmin))
-		if err != nil {
-			k.t.Fatal(err)
-		}
-		if k.admin, err = client.NewAdmin(f, time.Now); err != nil {
-			k.t.Fatal(err)
-		}
-		return
+		k.t.Fatalf("central did not start: %v\n%s", errors.Join(lines.Err(), process.Wait()), log.String())
 	}
-	k.t.Fatalf("central did not start: %v\n%s", errors.Join(lines.Err(), k.process.Wait()), log.String())
 }
 
 // kill ends the process as a power cut does.
@@ -93,118 +162,155 @@ func (k *killed) kill() {
 	_ = k.process.Wait() // that it was killed
 }
 
-// found reads from the database which generation is in force, and which one is published; each must be whole.
-func (k *killed) found() (inForce, published int) {
+// freeze stops the process where it is: how it stands can be looked at before it is killed.
+func (k *killed) freeze() {
 	k.t.Helper()
-	db, err := store.Open(context.Background(), filepath.Join(k.dir, centralDatabase))
+	if err := k.process.Process.Signal(unix.SIGSTOP); err != nil {
+		k.t.Fatal(err)
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, k.process.Process.Pid, nil, unix.WSTOPPED, nil)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, unix.EINTR) {
+			k.t.Fatal(err)
+		}
+	}
+}
+
+// dead is what a kill has left.
+type dead struct {
+	found
+	phase phase // in which central was killed, as its files say
+	torn  bool  // the database's log ends in the middle of a transaction
+}
+
+// during kills central while it makes a change: in about that phase of it, after that part of the time that the phase takes.
+// It returns what is left, and the error of the command, nil if central had answered that all is done.
+func (k *killed) during(c command, want phase, part float64) (dead, error) {
+	k.t.Helper()
+	lock, err := os.Open(filepath.Join(k.dir, centralDatabase+"-shm"))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer lock.Close()
+	answer := k.run(c.args...)
+	err, answered := k.watch.wait(lock, c.args[0], want, part, answer)
+	k.freeze()
+	writing := writerHeld(lock)
+	k.kill()
+	if !answered {
+		err = <-answer
+	}
+	dir, failed := os.MkdirTemp("", "branchpoint-killed-") // not k.t.TempDir: they would all stay until the end
+	if failed != nil {
+		k.t.Fatal(failed)
+	}
+	defer os.RemoveAll(dir)
+	for _, name := range []string{centralDatabase, centralDatabase + "-wal"} {
+		b, err := os.ReadFile(filepath.Join(k.dir, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o600)
+		}
+		if err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	d := dead{torn: torn(k.t, filepath.Join(dir, centralDatabase+"-wal"))}
+	d.found = k.look(dir)
+	d.phase = phaseOf(k.is, d.found, writing)
+	return d, err
+}
+
+// look opens the database in a folder, and wants each of its parts to be whole.
+func (k *killed) look(dir string) found {
+	k.t.Helper()
+	db, err := store.Open(context.Background(), filepath.Join(dir, centralDatabase))
 	if err != nil {
 		k.t.Fatal(err)
 	}
 	defer db.Close()
-	docs, err := db.Documents(context.Background())
+	return look(k.t, db)
+}
+
+// TestKilledDuringApply kills central's process at random moments of changes of some hundred documents each: of a folder that
+// is applied and everything else deleted, of a rollback, a deletion, an import; and some times once more while it starts after that.
+// What is in force and what is published afterwards is what was before or what was asked for, never anything between, with its
+// history and its audit entries, and never less than what was answered for.
+func TestKilledDuringApply(t *testing.T) {
+	k := &killed{
+		t: t, r: rand.New(rand.NewPCG(*killSeed, 0)), dir: t.TempDir(), folder: t.TempDir(),
+		made: map[uint64]configuration{}, watch: watch{},
+	}
+	k.launch()()
+	k.rehearse()
+	hits, tornLogs, restarts := [phases]int{}, 0, 0
+	for i := range *kills {
+		c, want := k.next(), phase(k.r.IntN(int(phases)))
+		d, err := k.during(c, want, k.r.Float64())
+		fail := func(format string, args ...any) {
+			t.Helper()
+			t.Fatalf("seed %d, kill %d, %v from %v to %v, killed %s (%v): "+format, append([]any{*killSeed, i, c.args[:2], k.is, c.after, d.phase, err}, args...)...)
+		}
+		switch {
+		case d.inForce != k.is && d.inForce != c.after, err == nil && d.inForce != c.after:
+			fail("%v is in force", d.inForce)
+		case d.published != d.inForce && d.published != k.is:
+			fail("%v is published", d.published)
+		case d.inForce == c.after && k.made[d.change] != (configuration{}), d.inForce != c.after && k.made[d.change] != d.inForce:
+			fail("change %d is the newest, which made %v", d.change, k.made[d.change])
+		}
+		hits[d.phase]++
+		if d.torn {
+			tornLogs++
+		}
+		ready := k.launch()
+		if k.r.IntN(4) == 0 { // a restart publishes what the kill has kept from it
+			time.Sleep(time.Duration(k.r.Float64() * float64(k.startup)))
+			k.kill()
+			restarts++
+			ready = k.launch()
+		}
+		ready()
+		now := k.look(k.dir)
+		if now.inForce != d.inForce || now.published != d.inForce || now.change != d.change {
+			fail("%+v was left; after the restart it is %+v", d.found, now)
+		}
+		k.is, k.made[now.change] = now.inForce, now.inForce
+	}
+	k.kill()
+	for p, n := range hits {
+		t.Logf("%3d × killed %s", n, phase(p))
+		if *kills >= manyKills && n < *kills/(5*int(phases)) {
+			t.Errorf("that is too seldom to say anything of that phase")
+		}
+	}
+	t.Logf("seed %d: %d kills, %d in the middle of what was written to the log; %d more during the restart", *killSeed, *kills, tornLogs, restarts)
+}
+
+// rehearse makes each change once without killing anybody, to see how long its phases take, and to have what can be gone back to.
+func (k *killed) rehearse() {
+	k.t.Helper()
+	lock, err := os.Open(filepath.Join(k.dir, centralDatabase+"-shm"))
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	inForce = -1
-	for _, d := range docs {
-		if d.Kind == provisioning.KindAdvertisement {
-			continue
+	defer lock.Close()
+	for _, next := range []func() command{k.apply, k.apply, k.remove, k.rollBack, k.apply, k.importList} {
+		c := next()
+		answer := k.run(c.args...)
+		err, answered := k.watch.wait(lock, c.args[0], phases, 0, answer)
+		if !answered {
+			err = <-answer
 		}
-		o, err := d.Decode()
 		if err != nil {
 			k.t.Fatal(err)
 		}
-		description := map[provisioning.Kind]func() string{
-			provisioning.KindSite:         func() string { return o.Site.Spec.Description },
-			provisioning.KindComputer:     func() string { return o.Computer.Spec.Description },
-			provisioning.KindTaskSequence: func() string { return o.TaskSequence.Spec.Description },
-		}[d.Kind]()
-		inForce = k.same(inForce, description, "document "+d.Name)
+		now := k.look(k.dir)
+		if now.inForce != c.after || now.published != c.after {
+			k.t.Fatalf("%v: %+v", c.args[:2], now)
+		}
+		k.is, k.made[now.change] = c.after, c.after
 	}
-	if want := 2 + killSites*(1+killComputers-inForce%2*10); len(docs) != want {
-		k.t.Fatalf("%d documents of generation %d are in force, want %d", len(docs), inForce, want)
-	}
-	published = -1
-	for s := range killSites {
-		stored, err := db.SiteSnapshot(context.Background(), fmt.Sprintf("S%d", s))
-		if err != nil {
-			k.t.Fatal(err)
-		}
-		var snapshot provisioning.Snapshot
-		if err := json.Unmarshal(stored.Signed.Payload, &snapshot); err != nil {
-			k.t.Fatal(err)
-		}
-		published = k.same(published, snapshot.Site.Spec.Description, "snapshot of site "+snapshot.Site.Name)
-		for _, c := range snapshot.Computers {
-			published = k.same(published, c.Spec.Description, "computer "+c.Name+" of a snapshot")
-		}
-		if want := killComputers - published%2*10; len(snapshot.Computers) != want || len(snapshot.Advertisements) != 1 || stored.Problem != "" {
-			k.t.Fatalf("the snapshot of site %s has %d computers, want %d, and %d advertisements; %s", snapshot.Site.Name, len(snapshot.Computers), want, len(snapshot.Advertisements), stored.Problem)
-		}
-	}
-	return inForce, published
-}
-
-// same reads a generation from a description, and wants it to be g unless that is still -1.
-func (k *killed) same(g int, description, what string) int {
-	k.t.Helper()
-	var n int
-	if _, err := fmt.Sscanf(description, "generation %d", &n); err != nil || g >= 0 && n != g {
-		k.t.Fatalf("%s says %q among what is of generation %d", what, description, g)
-	}
-	return n
-}
-
-// TestKilledDuringApply kills central's process at random moments of an apply of some hundred documents. What is in force
-// and what is published afterwards is what was before or what was applied, never anything between, and never less than what
-// was answered for.
-func TestKilledDuringApply(t *testing.T) {
-	k := &killed{t: t, dir: t.TempDir()}
-	k.start()
-	begin := time.Now()
-	if _, err := k.admin.Apply(t.Context(), generation(0)); err != nil {
-		t.Fatal(err)
-	}
-	span := time.Since(begin) // in which the moments are
-	seed := uint64(time.Now().UnixNano())
-	r := rand.New(rand.NewPCG(seed, 0))
-	var before, unpublished, after int
-	g := 0
-	for i := range *kills {
-		answered := make(chan error, 1)
-		go func() {
-			_, err := k.admin.Apply(context.Background(), generation(g+1))
-			answered <- err
-		}()
-		time.Sleep(time.Duration(r.Float64() * float64(span)))
-		k.kill()
-		err := <-answered
-		inForce, published := k.found()
-		switch {
-		case inForce != g && inForce != g+1, err == nil && inForce != g+1:
-			t.Fatalf("seed %d, kill %d: generation %d is in force, %d was and %d was applied (%v)", seed, i, inForce, g, g+1, err)
-		case published != inForce && published != g:
-			t.Fatalf("seed %d, kill %d: generation %d is published, %d is in force", seed, i, published, inForce)
-		case inForce == g:
-			before++
-		case published == g:
-			unpublished++
-		default:
-			after++
-		}
-		k.start()
-		now, published := k.found()
-		if now != inForce || published != inForce {
-			t.Fatalf("seed %d, kill %d: after the restart generation %d is in force and %d published, want %d", seed, i, now, published, inForce)
-		}
-		// About half of the moments are to be after the change was stored, whatever else the machine does.
-		if inForce == g {
-			span = span * 6 / 5
-		} else {
-			span = span * 5 / 6
-		}
-		g = inForce
-	}
-	k.kill()
-	t.Logf("seed %d: killed before %d times, before the publication %d times, after it %d times", seed, before, unpublished, after)
 }
