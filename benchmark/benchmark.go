@@ -1,5 +1,5 @@
-// Package benchmark measures us beside our peers: in one run, by turns, on the same machine. Tests of other packages use it;
-// no program does.
+// Package benchmark measures us beside our peers: in one run, by turns, on the same machine. Where nobody else does the same,
+// it holds us against a goal. Tests of other packages use it; no program does.
 package benchmark
 
 import (
@@ -24,8 +24,8 @@ type Contender struct {
 
 // Contest is one row of the table.
 type Contest struct {
-	// Name is lower case with dashes, and without them the name of the benchmark after BenchmarkPeers_: "dhcp-offers" is
-	// BenchmarkPeers_DHCPOffers. Unit is what the figures count: "s", "MB/s".
+	// Name is lower case with dashes, and without them the name of the benchmark after BenchmarkPeers_, or BenchmarkGoal_:
+	// "dhcp-offers" is BenchmarkPeers_DHCPOffers. Unit is what the figures count: "s", "MB/s".
 	Name, Unit string
 	// HigherIsBetter is set for rates and unset for durations.
 	HigherIsBetter bool
@@ -33,18 +33,21 @@ type Contest struct {
 	Runs  int
 	Ours  Contender
 	Peers []Contender
+	// Goal is the figure that is to be reached where there are no peers; 0 where there are.
+	Goal float64
 }
 
 // names are those that a row, and the file it is stored in, may have.
 var names = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
-// Result is a row of bench.json. Figures have four significant digits. Ratio is ours against the best peer: more than 1
-// means ahead, whatever the unit.
+// Result is a row of bench.json. Figures have four significant digits. Ratio is ours against the best peer, or against the
+// goal where there are no peers: more than 1 means ahead, whatever the unit.
 type Result struct {
 	Name  string             `json:"name"`
 	Unit  string             `json:"unit"`
 	Ours  float64            `json:"ours"`
 	Peers map[string]float64 `json:"peers"`
+	Goal  float64            `json:"goal,omitempty"`
 	Ratio float64            `json:"ratio"`
 }
 
@@ -53,8 +56,8 @@ func (c Contest) Measure(ctx context.Context) (Result, error) {
 	if !names.MatchString(c.Name) || c.Unit == "" {
 		return Result{}, fmt.Errorf("benchmark %q, unit %q: it needs a name in lower case with dashes, and a unit", c.Name, c.Unit)
 	}
-	if c.Runs < 1 || len(c.Peers) == 0 {
-		return Result{}, fmt.Errorf("benchmark %s: it needs at least one run and one peer", c.Name)
+	if c.Runs < 1 || (len(c.Peers) == 0) != (c.Goal > 0) {
+		return Result{}, fmt.Errorf("benchmark %s: it needs at least one run, and either peers or a goal", c.Name)
 	}
 	all := append([]Contender{c.Ours}, c.Peers...)
 	figures := make([][]float64, len(all))
@@ -70,8 +73,8 @@ func (c Contest) Measure(ctx context.Context) (Result, error) {
 			figures[i] = append(figures[i], f)
 		}
 	}
-	ours, best := median(figures[0]), 0.0
-	r := Result{Name: c.Name, Unit: c.Unit, Ours: round(ours), Peers: map[string]float64{}}
+	ours, best := median(figures[0]), c.Goal
+	r := Result{Name: c.Name, Unit: c.Unit, Ours: round(ours), Peers: map[string]float64{}, Goal: round(c.Goal)}
 	for i, p := range c.Peers {
 		f := median(figures[i+1])
 		r.Peers[p.Name] = round(f)
@@ -128,6 +131,9 @@ func (r Result) String() string {
 	var peers []string
 	for n, f := range r.Peers {
 		peers = append(peers, fmt.Sprintf("%s %.3g", n, f))
+	}
+	if r.Goal > 0 {
+		peers = append(peers, fmt.Sprintf("goal %.3g", r.Goal))
 	}
 	slices.Sort(peers)
 	return fmt.Sprintf("%-18s %8.3g %-6s %6.2f x   %s", r.Name, r.Ours, r.Unit, r.Ratio, strings.Join(peers, ", "))

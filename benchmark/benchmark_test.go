@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -37,12 +38,37 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
+// TestMeasureAgainstAGoal: where there are no peers the goal is what ours is held against.
+func TestMeasureAgainstAGoal(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		higher bool
+		want   float64
+	}{{"rate: 20, wanted 10", true, 2}, {"duration: 20, allowed 10", false, 0.5}} {
+		t.Run(c.name, func(t *testing.T) {
+			r, err := Contest{Name: "x", Unit: "u", HigherIsBetter: c.higher, Runs: 3, Ours: Contender{"ours", figures(1000, 20, 1)}, Goal: 10}.Measure(t.Context())
+			if err != nil || r.Ratio != c.want || r.Ours != 20 || r.Goal != 10 || r.Peers == nil || len(r.Peers) != 0 {
+				t.Errorf("%+v %v", r, err)
+			}
+			b, err := json.Marshal(r)
+			if want := fmt.Sprintf(`{"name":"x","unit":"u","ours":20,"peers":{},"goal":10,"ratio":%v}`, c.want); err != nil || string(b) != want {
+				t.Errorf("%s, want %s", b, want)
+			}
+			if got, want := r.String(), fmt.Sprintf("x                        20 u        %.2f x   goal 10", c.want); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
+	}
+}
+
 func TestMeasureFails(t *testing.T) {
 	broken := errors.New("broken")
 	ours := Contender{"ours", func(context.Context) (float64, error) { return 1, nil }}
 	for name, c := range map[string]Contest{
 		"no run":     {Name: "x", Unit: "u", Ours: ours, Peers: []Contender{ours}},
 		"no peer":    {Name: "x", Unit: "u", Runs: 1, Ours: ours},
+		"both":       {Name: "x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{ours}, Goal: 1},
+		"no goal":    {Name: "x", Unit: "u", Runs: 1, Ours: ours, Goal: -1},
 		"peer fails": {Name: "x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", func(context.Context) (float64, error) { return 0, broken }}}},
 		"no figure":  {Name: "x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(0)}}},
 		"no number":  {Name: "x", Unit: "u", Runs: 1, Ours: ours, Peers: []Contender{{"p", figures(math.NaN())}}},

@@ -24,19 +24,21 @@ func store(t *testing.T, dir string, files map[string]string) {
 const (
 	tftp = `{"name":"tftp-throughput","unit":"MB/s","ours":40,"peers":{"tftpd-hpa":20,"atftpd":8},"ratio":2}`
 	boot = `{"name":"boot-to-agent","unit":"s","ours":30,"peers":{"dnsmasq":33},"ratio":1.1}`
+	lone = `{"name":"import-and-resolve","unit":"s","ours":4,"peers":{},"goal":5,"ratio":1.25}`
 )
 
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	out := filepath.Join(t.TempDir(), "bench.json")
-	store(t, dir, map[string]string{"tftp-throughput.json": tftp, "boot-to-agent.json": boot, "notes.txt": "not a row"})
+	store(t, dir, map[string]string{"tftp-throughput.json": tftp, "boot-to-agent.json": boot, "import-and-resolve.json": lone, "notes.txt": "not a row"})
 	var w bytes.Buffer
-	if err := run(&w, dir, out, []string{"boot-to-agent", "tftp-throughput"}); err != nil {
+	if err := run(&w, dir, out, []string{"boot-to-agent", "import-and-resolve", "tftp-throughput"}); err != nil {
 		t.Fatal(err)
 	}
-	const want = `benchmark        unit  ours  ratio  goal          peers
-boot-to-agent    s     30    1.10   1.25  missed  dnsmasq 33
-tftp-throughput  MB/s  40    2.00   1.00  met     atftpd 8, tftpd-hpa 20
+	const want = `benchmark           unit  ours  ratio  goal          peers
+boot-to-agent       s     30    1.10   1.25  missed  dnsmasq 33
+import-and-resolve  s     4     1.25   1.00  met     wanted: 5
+tftp-throughput     MB/s  40    2.00   1.00  met     atftpd 8, tftpd-hpa 20
 `
 	if w.String() != want {
 		t.Errorf("table:\n%s", w.String())
@@ -49,7 +51,7 @@ tftp-throughput  MB/s  40    2.00   1.00  met     atftpd 8, tftpd-hpa 20
 	if err := json.Unmarshal(b, &rows); err != nil {
 		t.Fatal(err)
 	}
-	if len(rows) != 2 || rows[0].Name != "boot-to-agent" || rows[1].Peers["atftpd"] != 8 || rows[1].Ratio != 2 {
+	if len(rows) != 3 || rows[0].Name != "boot-to-agent" || rows[1].Goal != 5 || rows[2].Peers["atftpd"] != 8 || rows[2].Ratio != 2 {
 		t.Errorf("list: %s", b)
 	}
 	const first = "[\n  {\n    \"name\": \"boot-to-agent\",\n    \"unit\": \"s\",\n    \"ours\": 30,\n    \"peers\": {\n      \"dnsmasq\": 33\n    },\n    \"ratio\": 1.1\n  },\n"
