@@ -12,7 +12,8 @@
 //	                                                    .advertisement, .taskSequence, .state (string) and .spent (bool)
 //
 // with the operators, has(), all(), exists(), exists_one(), size(), contains(), startsWith(), endsWith(), lowerAscii(),
-// matches() with an RE2 pattern that is written out, and conversions between numbers and text. What a computer's
+// matches() with an RE2 pattern that is written out, and conversions between numbers and text. all() and exists() go
+// through values of one type, and put no texts together; only values and lists of them are compared. What a computer's
 // inventory does not say has no value: a query that needs it fails, unless it asks has() first.
 //
 // A query that fails fits nobody. Compile refuses one that could take long, and evaluation ends one that does.
