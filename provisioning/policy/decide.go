@@ -102,7 +102,7 @@ func (q *question) entitledUnknown() bool {
 				where = "at another site"
 			}
 			q.mayRequire = "this machine, or its network adapter, was deployed " + where + " as " + r.Computer
-			q.d.because(RuleHistory, q.mayRequire+", which no record says any more: nothing required begins until a person clears "+r.Computer)
+			q.d.because(RuleHistory, q.mayRequire+", which no record says any more: nothing required begins until it has one again")
 			break
 		}
 	}

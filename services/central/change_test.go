@@ -229,6 +229,9 @@ func TestTellingOfOthersComputers(t *testing.T) {
 	if err := par.ReportSite(ctx, inventory("PAR", 2)); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Publish(ctx); err != nil {
+		t.Fatal(err)
+	}
 	if got := s.snapshot("LON").Inventories["desk-1"].Product; got != "as LON says" {
 		t.Errorf("desk-1 is %q", got)
 	}
