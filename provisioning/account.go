@@ -19,13 +19,16 @@ type APIToken struct {
 	// Hash is the sum of the token; its first TokenIDLength digits name it to people.
 	Hash    SHA256
 	Account string
-	// Name is unique within the account.
+	// Name is unique within the account. That of a login's begins with LoginToken.
 	Name      string
 	CreatedAt time.Time
 	ExpiresAt time.Time
 	// LastUsed is when it was last used, to the minute; zero if never.
 	LastUsed time.Time
 }
+
+// LoginToken is what the names of API tokens begin with that a password was exchanged for: a new password ends them.
+const LoginToken = "login "
 
 // TokenIDLength is how many digits of a token's sum name it.
 const TokenIDLength = 16

@@ -19,8 +19,6 @@ const (
 	maxAPITokenValid = 400 * 24 * time.Hour
 	// loginValid is how long a token is good for that a password was exchanged for.
 	loginValid = 12 * time.Hour
-	// loginPrefix is what the names of these begin with.
-	loginPrefix = "login "
 	// maxAPITokens bounds the tokens of an account.
 	maxAPITokens = 100
 )
@@ -75,13 +73,17 @@ func (c *Central) Login(ctx context.Context, from string, r client.LoginRequest)
 		return client.APIToken{}, err
 	}
 	ctx = provisioning.WithActor(ctx, provisioning.Actor{Account: r.Account, From: from})
-	token, err := c.newAPIToken(ctx, r.Account, loginPrefix+now.UTC().Format(time.RFC3339)+" "+suffix[:6], loginValid, "log in")
+	token, err := c.newAPIToken(ctx, r.Account, provisioning.LoginToken+now.UTC().Format(time.RFC3339)+" "+suffix[:6], loginValid, "log in")
 	if err != nil {
 		return client.APIToken{}, err
 	}
 	// Who has set another password since it was looked at has ended the logins that there were then: not this one.
 	if a, err := c.cfg.Store.Account(ctx, r.Account); err != nil || a.Password != hash {
-		return client.APIToken{}, errors.Join(errWrongPassword, c.endLogins(ctx, r.Account))
+		err := c.cfg.Store.RevokeAPIToken(ctx, apiTokenSum(token.Token), c.entry(ctx, "revoke", auditAPIToken, token.Name, ""))
+		if provisioning.CodeOf(err) == provisioning.CodeNotFound {
+			err = nil
+		}
+		return client.APIToken{}, errors.Join(errWrongPassword, err)
 	}
 	return token, nil
 }
@@ -337,27 +339,6 @@ func (c *Central) putAccount(ctx context.Context, r client.AccountRequest, creat
 		return err
 	}
 	c.cfg.Log.Info("account changed", "account", r.Name, "created", create, "password", r.Password != nil, "by", provisioning.ActorOf(ctx).Account)
-	if create || r.Password == nil {
-		return nil
-	}
-	return c.endLogins(ctx, r.Name)
-}
-
-// endLogins revokes the tokens that an account got for a password.
-func (c *Central) endLogins(ctx context.Context, account string) error {
-	tokens, err := c.cfg.Store.APITokens(ctx, account)
-	if err != nil {
-		return err
-	}
-	for _, t := range tokens {
-		if !strings.HasPrefix(t.Name, loginPrefix) {
-			continue
-		}
-		err := c.cfg.Store.RevokeAPIToken(ctx, t.Hash, c.entry(ctx, "revoke", auditAPIToken, t.Name, ""))
-		if err != nil && provisioning.CodeOf(err) != provisioning.CodeNotFound {
-			return err
-		}
-	}
 	return nil
 }
 

@@ -35,7 +35,8 @@ type IdentityStore interface {
 	// Account fails with CodeNotFound if there is none.
 	Account(ctx context.Context, name string) (*provisioning.Account, error)
 	Accounts(ctx context.Context) ([]provisioning.Account, error)
-	// UpdateAccount stores what decide makes of an account (nil: there is none); nil deletes it.
+	// UpdateAccount stores what decide makes of an account (nil: there is none); nil deletes it. A new password ends the
+	// account's logins.
 	UpdateAccount(ctx context.Context, name string, decide func(*provisioning.Account) (*provisioning.Account, provisioning.AuditEntry, error)) error
 	NoteLogin(ctx context.Context, name string, at time.Time) error
 	// APIToken fails with CodeNotFound if there is none; APITokens are an account's, or all.

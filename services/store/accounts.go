@@ -43,8 +43,9 @@ func accounts(ctx context.Context, q querier, query string, args ...any) ([]prov
 }
 
 // UpdateAccount gives decide the account of that name, nil if there is none, and stores what it returns in its place, with
-// the audit entry; nil deletes the account and its tokens. No other update happens between. What decide fails with is returned
-// as it is, and nothing is stored. What it has done is nil (provisioning.Once).
+// the audit entry; nil deletes the account and its tokens. Where the password is another one than before, or none, the account's
+// tokens of logins are forgotten with it. No other update happens between. What decide fails with is returned as it is, and
+// nothing is stored. What it has done is nil (provisioning.Once).
 func (s *Store) UpdateAccount(ctx context.Context, name string, decide func(*provisioning.Account) (*provisioning.Account, provisioning.AuditEntry, error)) error {
 	return s.effect(ctx, "store an account", func(tx *sql.Tx) (any, error) {
 		found, err := accounts(ctx, tx, accountColumns+` WHERE name = ?`, name)
@@ -68,6 +69,9 @@ func (s *Store) UpdateAccount(ctx context.Context, name string, decide func(*pro
 			_, err = tx.ExecContext(ctx, `INSERT INTO accounts (name, password, disabled, created_at, last_login) VALUES (?, ?, ?, ?, ?)
 				ON CONFLICT (name) DO UPDATE SET password = excluded.password, disabled = excluded.disabled`,
 				name, a.Password, a.Disabled, stamp(a.CreatedAt), stampOrNone(a.LastLogin))
+			if err == nil && old != nil && a.Password != old.Password {
+				_, err = tx.ExecContext(ctx, `DELETE FROM api_tokens WHERE account = ?1 AND substr(name, 1, length(?2)) = ?2`, name, provisioning.LoginToken)
+			}
 		}
 		return nil, errors.Join(err, appendAudit(ctx, tx, entry))
 	})

@@ -55,6 +55,24 @@ func TestAccounts(t *testing.T) {
 	if got, err := s.Accounts(ctx); err != nil || !reflect.DeepEqual(got, []provisioning.Account{jo}) {
 		t.Errorf("%+v, %v", got, err)
 	}
+	// A new password ends logins, and nothing else.
+	login := provisioning.APIToken{Hash: provisioning.SumSHA256([]byte("l")), Account: "jo", Name: provisioning.LoginToken + "now", CreatedAt: noon, ExpiresAt: noon.Add(time.Hour)}
+	if err := s.CreateAPIToken(ctx, login, entry("log in", "jo")); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(&jo); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := s.APITokens(ctx, "jo"); err != nil || len(left) != 2 {
+		t.Error("the same password ended logins:", left, err)
+	}
+	jo.Password = "$argon2id$y"
+	if err := put(&jo); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := s.APITokens(ctx, "jo"); err != nil || len(left) != 1 || left[0].Name != token.Name {
+		t.Error("after a new password:", left, err)
+	}
 	// A token that has expired is in nobody's way.
 	same.CreatedAt, same.ExpiresAt = noon.Add(2*time.Hour), noon.Add(3*time.Hour)
 	if err := s.CreateAPIToken(ctx, same, entry("create token", "ci")); err != nil {
@@ -92,12 +110,12 @@ func TestAccounts(t *testing.T) {
 	if err != nil || len(log) != 2 || log[0].Number <= log[1].Number || log[0].From != "192.0.2.1" || !log[0].At.Equal(noon) {
 		t.Fatalf("%+v, %v", log, err)
 	}
-	// What was refused left no entry: two creations of the account, one deletion by nil, four of tokens.
+	// What was refused left no entry: four changes of the account, one deletion by nil, five of tokens.
 	all, err := s.Audit(ctx, provisioning.AuditFilter{})
-	if err != nil || len(all) != 7 {
+	if err != nil || len(all) != 10 {
 		t.Errorf("%d entries, %v: %+v", len(all), err, all)
 	}
-	if rest, err := s.Audit(ctx, provisioning.AuditFilter{Before: log[1].Number}); err != nil || len(rest) != 5 {
+	if rest, err := s.Audit(ctx, provisioning.AuditFilter{Before: log[1].Number}); err != nil || len(rest) != 8 {
 		t.Errorf("%d entries, %v", len(rest), err)
 	}
 }
