@@ -45,6 +45,9 @@ type Agent struct {
 	Screen     *Screen
 	// AskPassword asks the person at the computer for a password, after prompt and without showing it.
 	AskPassword func(ctx context.Context, prompt string) (string, error)
+	// Hush keeps what is typed at the computer from being shown until show is called: who types a password before it is
+	// asked for, as while the next one has to wait, must not find it on the screen.
+	Hush func() (show func())
 	// Emit tells whoever runs the computer in a virtual machine.
 	Emit   func(event string, fields map[string]any)
 	Now    func() time.Time

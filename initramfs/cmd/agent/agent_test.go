@@ -56,15 +56,17 @@ type bench struct {
 	restarted  bool
 	clock      time.Time
 
-	register   func(try int) (client.Registration, error)
-	password   func(given string) (client.PasswordAnswer, error)
-	typed      []string // what the person types, one line for each time they are asked
-	waits      []time.Duration
-	assignment func() (*provisioning.Assignment, error)
-	report     func(call int) error
-	network    func(try int, mac provisioning.MAC) (Interface, error)
-	calls      map[string]int
-	cards      *network.Cards // told by the watch of the network cards
+	register func(try int) (client.Registration, error)
+	password func(given string) (client.PasswordAnswer, error)
+	typed    []string // what the person types, one line for each time they are asked
+	waits    []time.Duration
+	// hushed and shown count when what is typed ceased to be shown, and was shown again.
+	hushed, shown int
+	assignment    func() (*provisioning.Assignment, error)
+	report        func(call int) error
+	network       func(try int, mac provisioning.MAC) (Interface, error)
+	calls         map[string]int
+	cards         *network.Cards // told by the watch of the network cards
 }
 
 func (b *bench) count(what string) int {
@@ -190,6 +192,10 @@ func newBench(t *testing.T, list ...provisioning.Step) *bench {
 			line := b.typed[0]
 			b.typed = b.typed[1:]
 			return line, ctx.Err()
+		},
+		Hush: func() func() {
+			b.hushed++
+			return func() { b.shown++ }
 		},
 		Random: rand.Reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}

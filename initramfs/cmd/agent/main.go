@@ -84,6 +84,7 @@ func run(ctx context.Context) error {
 		AskPassword: func(ctx context.Context, prompt string) (string, error) {
 			return askPassword(ctx, terminals, prompt, screen.Say)
 		},
+		Hush: func() func() { return hush(terminals) },
 		Emit: func(event string, fields map[string]any) {
 			if err := emitter.Emit(event, fields); err != nil {
 				log.Warn("event was not sent", "event", event, "error", err)

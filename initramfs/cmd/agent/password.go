@@ -17,6 +17,7 @@ import (
 // password asks for the site's password until it is right. wait is how many seconds the first one would not be looked at.
 func (a *Agent) password(ctx context.Context, b Branch, wait int) error {
 	a.Screen.Say("A password is needed before anything happens on this computer.")
+	defer a.Hush()()
 	for {
 		if err := a.delay(ctx, wait); err != nil {
 			return err
@@ -123,6 +124,26 @@ func askPassword(ctx context.Context, paths []string, prompt string, say func(st
 			}
 		case <-ctx.Done():
 			return "", ctx.Err()
+		}
+	}
+}
+
+// hush keeps terminals from showing what is typed at them, until show is called. Terminals that are not there are left out.
+func hush(paths []string) (show func()) {
+	var undo []func()
+	for _, path := range paths {
+		f, restore, err := openTerminal(path)
+		if err != nil {
+			continue // asking for the password says so
+		}
+		undo = append(undo, func() {
+			_ = f.Close() // nothing was written
+			restore()
+		})
+	}
+	return func() {
+		for _, f := range undo {
+			f()
 		}
 	}
 }

@@ -52,6 +52,9 @@ func TestAgentAsksForThePassword(t *testing.T) {
 	if strings.Contains(b.screen.String()+fmt.Sprint(b.fields), "hunter2") {
 		t.Error("a password is shown or told")
 	}
+	if b.hushed != 1 || b.shown != 1 {
+		t.Errorf("the terminals were hushed %d times, and shown again %d times", b.hushed, b.shown)
+	}
 }
 
 func TestAgentWithoutPassword(t *testing.T) {
@@ -152,6 +155,60 @@ func TestAskPasswordAtATerminal(t *testing.T) {
 	}
 	if !echoes(t, path) || !echoes(t, quiet) {
 		t.Error("the terminals are not as they were")
+	}
+}
+
+// waitTyped waits until so many bytes can be read from a terminal: what a person types gets there in its own time.
+func waitTyped(t *testing.T, path string, want int) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		n, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCINQ)
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("%d of %d bytes can be read: %v", n, want, err)
+		}
+		if n >= want {
+			return
+		}
+	}
+}
+
+// TestHush: between two passwords nothing that is typed is shown, and nothing of it becomes a part of the next one.
+func TestHush(t *testing.T) {
+	person, path := terminal(t)
+	show := hush([]string{"/dev/does-not-exist", path})
+	if echoes(t, path) {
+		t.Error("what is typed early is shown")
+	}
+	if _, err := person.WriteString("too early\r"); err != nil {
+		t.Fatal(err)
+	}
+	waitTyped(t, path, len("too early\n"))
+	asked := make(chan struct{})
+	done := make(chan string, 1)
+	go func() {
+		text, err := askPassword(t.Context(), []string{path}, "Password: ", func(string) { close(asked) })
+		if err != nil {
+			t.Error(err)
+		}
+		done <- text
+	}()
+	<-asked
+	if _, err := person.WriteString("in time\r"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-done; got != "in time" {
+		t.Errorf("got %q", got)
+	}
+	if echoes(t, path) {
+		t.Error("after a password what is typed is shown")
+	}
+	if show(); !echoes(t, path) {
+		t.Error("the terminal is not as it was")
 	}
 }
 
