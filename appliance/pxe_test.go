@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -124,4 +125,36 @@ func TestAnotherDHCPServerIsShown(t *testing.T) {
 		stop()
 		<-done
 	})
+}
+
+// TestServicePointIsMadeAnew: only where what it is made of changes; each field of the role is one or the other.
+func TestServicePointIsMadeAnew(t *testing.T) {
+	anew := map[string]bool{"Mode": true, "Interfaces": true, "ResponseDelaySeconds": true, "DHCP": true}
+	asked := map[string]bool{"UnknownComputers": true, "PasswordHash": true, "Ignore": true, "SharedAdapters": true, "WipesPerHour": true}
+	kind := reflect.TypeFor[provisioning.PXERole]()
+	for i := range kind.NumField() {
+		name := kind.Field(i).Name
+		var role provisioning.PXERole
+		switch f := reflect.ValueOf(&role).Elem().Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString("x")
+		case reflect.Int:
+			f.SetInt(7)
+		case reflect.Slice:
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+		case reflect.Pointer:
+			f.Set(reflect.New(f.Type().Elem()))
+		default:
+			t.Fatalf("%s is a %s", name, f.Kind())
+		}
+		if anew[name] == asked[name] {
+			t.Errorf("%s: say here whether the service point is made of it", name)
+		}
+		if changes := !reflect.DeepEqual(servicePoint(&role), servicePoint(&provisioning.PXERole{})); changes != anew[name] {
+			t.Errorf("%s: the service point is made anew: %t, want %t", name, changes, anew[name])
+		}
+	}
+	if servicePoint(nil) != nil {
+		t.Error("a role that is off is a service point")
+	}
 }

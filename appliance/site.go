@@ -336,11 +336,20 @@ func (s *site) pxeRole(ctx context.Context, role *provisioning.PXERole) error {
 	return err
 }
 
-// untilRoleChanges calls stop when a snapshot says something else about the role.
+// servicePoint is the part of a role that the service point is made of, nil where it is off. For all else the snapshot is
+// asked with each decision: machines in the middle of their boot must not lose their service point over it.
+func servicePoint(r *provisioning.PXERole) *provisioning.PXERole {
+	if r == nil {
+		return nil
+	}
+	return &provisioning.PXERole{Mode: r.Mode, Interfaces: r.Interfaces, ResponseDelaySeconds: r.ResponseDelaySeconds, DHCP: r.DHCP}
+}
+
+// untilRoleChanges calls stop when a snapshot says something else about what the service point is made of.
 func (s *site) untilRoleChanges(ctx context.Context, role *provisioning.PXERole, stop func()) {
 	for {
 		snapshot, changed := s.branch.Snapshot()
-		if !reflect.DeepEqual(snapshot.Site.Spec.PXE, role) {
+		if !reflect.DeepEqual(servicePoint(snapshot.Site.Spec.PXE), servicePoint(role)) {
 			stop()
 			return
 		}
