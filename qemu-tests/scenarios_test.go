@@ -52,6 +52,8 @@ var scenarios = []scenario{
 	{"deploy-httpboot", false, 590, deployHTTPBoot},
 	{"no-driver", false, 90, noDriver},
 	{"flood", false, 190, flooded},
+	{"pxe-known-by-guid", false, 200, knownByGUID},
+	{"pxe-unknown", false, 240, unknownComputers},
 }
 
 func TestScenario(t *testing.T) {

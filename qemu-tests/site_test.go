@@ -156,17 +156,34 @@ func (s *site) startAppliance(fw lab.Firmware, more ...lab.Disk) *lab.Machine {
 	return s.appliance
 }
 
+// startAnother is startAppliance for a machine and a data disk of another name, for any site and its office.
+func (s *site) startAnother(name, code string, office *lab.Switch, fw lab.Firmware) *lab.Machine {
+	s.t.Helper()
+	c := s.personalised(code, office, fw)
+	c.Name = name
+	c.Disks = append(c.Disks, lab.Disk{Path: s.lab.BlankDisk(name, 8<<30), Serial: "DATA0001"})
+	m := s.lab.Machine(c)
+	m.Start()
+	return m
+}
+
 // applianceConfig personalises the file for site LON and gives the machine that boots it as a USB disk, without a data disk.
 func (s *site) applianceConfig(fw lab.Firmware) lab.Config {
 	s.t.Helper()
-	office := lab.NIC{Model: s.model, MAC: net.HardwareAddr{0x52, 0x54, 0, 0x77, 0, 2}, Switch: s.office}
+	return s.personalised("LON", s.office, fw)
+}
+
+// personalised is applianceConfig for any site and its office.
+func (s *site) personalised(code string, sw *lab.Switch, fw lab.Firmware) lab.Config {
+	s.t.Helper()
+	office := lab.NIC{Model: s.model, MAC: net.HardwareAddr{0x52, 0x54, 0, 0x77, 0, 2}, Switch: sw}
 	wan := lab.NIC{MAC: net.HardwareAddr{0x52, 0x54, 0, 0x77, 1, 2}, WAN: &lab.WAN{Forwards: []lab.Forward{{Guest: centralGuestAddr, Host: s.wan.Addr()}}}}
 	networkFile := filepath.Join(s.t.TempDir(), "network.yaml")
 	if err := os.WriteFile(networkFile, []byte(network(&office, &wan, s.gateway)), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	image := filepath.Join(s.t.TempDir(), "lon.img")
-	s.must("appliance", "image", "--site", "LON", "--central", centralGuestAddr, "--network", networkFile,
+	image := filepath.Join(s.t.TempDir(), "appliance.img")
+	s.must("appliance", "image", "--site", code, "--central", centralGuestAddr, "--network", networkFile,
 		"--image", lab.Artifact(s.t, "build/branchpoint.img"), "--output", image)
 	return lab.Config{
 		Name: "appliance", Firmware: fw, MemoryMB: 1536,
