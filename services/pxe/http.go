@@ -83,6 +83,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p := path.Clean("/" + r.URL.Path)
 	if name, ok := httpFile(p); ok {
+		// What firmware asks first: how large shim is.
+		if c := httpConnOf(r); c != nil && name == FileShim && r.Method == http.MethodHead {
+			c.l.restarted(c.client, c)
+		}
 		h.file(w, r, name)
 		return
 	}
@@ -324,6 +328,7 @@ func (s *Service) httpServer(ctx context.Context, i Interface) *http.Server {
 		ErrorLog:          httpErrorLog(s.deps.Log),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       withHTTPConn,
+		ConnState:         noteState,
 		// Else net/http would answer "OPTIONS *" by itself.
 		DisableGeneralOptionsHandler: true,
 	}

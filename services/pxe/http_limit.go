@@ -10,6 +10,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // httpListener bounds the connections of one interface, in all and for each address. Where there is no room for another
@@ -38,6 +40,8 @@ type httpConn struct {
 	// mu of the listener guards these. began is true once octets of a request that nobody answers yet have come, late
 	// where its time has run out.
 	serving, began, late, closed bool
+	// idle is true between an answer and the next request.
+	idle bool
 }
 
 // Accept waits for a connection that there is room for.
@@ -134,6 +138,10 @@ func (c *httpConn) Read(b []byte) (int, error) {
 
 // Close gives the place up, and counts a connection that ends with a request that net/http could not make sense of, or
 // that did not come to its end in time.
+//
+// Between two requests nothing is left of it at once, and the client is told so (RST). Else the kernel would keep it for
+// minutes, be it in TIME_WAIT or until the client answers, which after the boot image's start it does not; and GRUB, which
+// uses the same few ports in each start of a machine and takes no other where one is refused, would fail until then.
 func (c *httpConn) Close() error {
 	c.l.mu.Lock()
 	if c.l.remove(c) && c.began {
@@ -143,8 +151,57 @@ func (c *httpConn) Close() error {
 			c.l.metrics.drop(serviceHTTP, "malformed")
 		}
 	}
+	idle := c.idle
 	c.l.mu.Unlock()
+	if idle && c.drained() {
+		_ = c.SetLinger(0)
+	}
 	return c.TCPConn.Close()
+}
+
+// noteState notes whether a connection is between two requests, for [http.Server.ConnState].
+func noteState(conn net.Conn, state http.ConnState) {
+	c, ok := conn.(*httpConn)
+	if !ok || state == http.StateClosed { // it stays what it was when it ended
+		return
+	}
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	c.idle = state == http.StateIdle
+}
+
+// drained reports whether the client has acknowledged all that was sent to it (SIOCOUTQ, tcp(7)).
+func (c *httpConn) drained() bool {
+	left := -1
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			if n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
+				left = n
+			}
+		})
+	}
+	return left == 0
+}
+
+// restarted ends the connections of address a, all but one: its machine has just been started, and knows nothing of those
+// that it had before. They would stand in the way of its new ones: see Close.
+func (l *httpListener) restarted(a netip.Addr, but *httpConn) {
+	l.mu.Lock()
+	var old []*httpConn
+	for _, c := range l.conns {
+		if c.client == a && c != but {
+			old = append(old, c)
+		}
+	}
+	for _, c := range old {
+		l.remove(c)
+	}
+	l.mu.Unlock()
+	for _, c := range old {
+		l.metrics.drop(serviceHTTP, "restarted")
+		_ = c.SetLinger(0)
+		_ = c.TCPConn.Close()
+	}
 }
 
 // begin and end are called around the answer to a request.

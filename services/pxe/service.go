@@ -253,7 +253,8 @@ func (s *Service) open(ctx context.Context, i Interface) (serve []func() error, 
 	if err != nil {
 		return nil, closeAll, err
 	}
-	l = limitHTTP(l, s.metrics)
+	limited := limitHTTP(l, s.metrics)
+	l, ts.restarted = limited, func(a netip.Addr) { limited.restarted(a, nil) }
 	hs := s.httpServer(ctx, i)
 	closers = append(closers, func() { _ = hs.Close(); _ = l.Close() })
 	serve = append(serve, func() error {

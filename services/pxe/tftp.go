@@ -37,6 +37,9 @@ type tftpServer struct {
 	addr   netip.Addr
 	device string
 	mtu    func() int
+	// restarted, where it is set, is told of each machine that has loaded the first that its firmware loads: it has just
+	// been started. That the address is its own is shown by then.
+	restarted func(netip.Addr)
 
 	table *transferTable
 	ports []*net.UDPConn

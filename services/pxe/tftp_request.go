@@ -133,6 +133,9 @@ func (t *tftpServer) ended(p *place, end ending) {
 	took := t.deps.Now().Sub(p.sender.begun).String()
 	switch end {
 	case endSent:
+		if t.restarted != nil && (p.name == FileShim || p.name == FileUndionly) {
+			t.restarted(p.client.Addr().Unmap())
+		}
 		t.metrics.answer(serviceTFTP, string(end))
 		t.bootLine(p.client.Addr(), "TFTP: sent", "client", p.client, "file", p.name, "octets", p.size, "took", took, "blksize", p.terms.blksize, "windowsize", p.terms.window)
 	case endProbed:
