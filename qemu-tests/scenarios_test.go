@@ -52,8 +52,12 @@ var scenarios = []scenario{
 	{"deploy-httpboot", false, 590, deployHTTPBoot},
 	{"no-driver", false, 90, noDriver},
 	{"flood", false, 190, flooded},
-	{"pxe-known-by-guid", false, 200, knownByGUID},
-	{"pxe-unknown", false, 240, unknownComputers},
+	{"pxe-known-by-guid", false, 180, knownByGUID},
+	{"pxe-unknown", false, 150, unknownComputers},
+	{"pxe-required-once", false, 380, requiredOnce},
+	{"pxe-available", false, 300, available},
+	{"pxe-replaced-appliance", false, 270, replacedAppliance},
+	{"two-sites", false, 250, twoSites},
 }
 
 func TestScenario(t *testing.T) {
