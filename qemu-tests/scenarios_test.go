@@ -56,6 +56,8 @@ var scenarios = []scenario{
 	{"pxe-unknown", false, 150, unknownComputers},
 	{"pxe-required-once", false, 380, requiredOnce},
 	{"pxe-available", false, 300, available},
+	{"pxe-password", false, 300, password},
+	{"pxe-password-ten", false, 900, passwordTen},
 	{"pxe-replaced-appliance", false, 270, replacedAppliance},
 	{"two-sites", false, 250, twoSites},
 }
