@@ -228,6 +228,61 @@ orders 2:pc-525400000009 5:par-1 1:8 3:7
 	}
 }
 
+// TestResolveForMachinesToCome: a site that has no computer, and takes unknown ones in, has what is for whoever a query fits.
+func TestResolveForMachinesToCome(t *testing.T) {
+	c, _ := decodeAll(t, `apiVersion: branchpoint/v1
+kind: Site
+metadata: {name: NEW}
+spec: {pxe: {mode: proxy, unknownComputers: {}}}
+---
+apiVersion: branchpoint/v1
+kind: Site
+metadata: {name: OLD}
+spec: {pxe: {mode: proxy}}
+---
+apiVersion: branchpoint/v1
+kind: Collection
+metadata: {name: fast}
+spec: {query: "inventory.memoryMiB > 8192"}
+---
+apiVersion: branchpoint/v1
+kind: TaskSequence
+metadata: {name: look}
+spec: {steps: [{runCommandLine: {command: "true"}}]}
+---
+apiVersion: branchpoint/v1
+kind: Advertisement
+metadata: {name: for-fast}
+spec: {taskSequence: look, collection: fast, purpose: available}
+---
+apiVersion: branchpoint/v1
+kind: Advertisement
+metadata: {name: for-all}
+spec: {taskSequence: look, collection: all-systems, purpose: available}
+`)
+	for site, want := range map[string]int{"NEW": 2, "OLD": 0} {
+		s, err := c.Resolve(site, Facts{Content: debianContent})
+		if err != nil || len(s.Advertisements) != want || len(s.Collections) != want/2 {
+			t.Errorf("%s: %v, %+v", site, err, s)
+		}
+	}
+}
+
+// TestRunsOfOtherSites: a site is told what has run elsewhere on its computers, under whatever name, and never of its own runs.
+func TestRunsOfOtherSites(t *testing.T) {
+	c, _ := decodeAll(t, world)
+	mac := c[Key{KindComputer, "lon-1"}].Computer.Spec.MACAddresses[0]
+	s, err := c.Resolve("LON", Facts{Content: debianContent, Runs: []SiteRun{
+		{"PAR", Run{ID: "c", Computer: "lon-1"}},
+		{"PAR", Run{ID: "b", Computer: "another", Machine: Machine{MAC: mac}}},
+		{"LON", Run{ID: "a", Computer: "lon-1"}},
+		{"ROM", Run{ID: "d", Computer: "par-1", Machine: Machine{MAC: "52:54:00:00:00:f1"}}},
+	}})
+	if err != nil || len(s.Deployed) != 2 || s.Deployed[0].ID != "b" || s.Deployed[1].ID != "c" {
+		t.Errorf("%v, %+v", err, s.Deployed)
+	}
+}
+
 // TestResolveIsRepeatable: the same input gives the same bytes, in whatever order maps hand it out.
 func TestResolveIsRepeatable(t *testing.T) {
 	c, _ := decodeAll(t, world)

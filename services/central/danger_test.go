@@ -73,6 +73,8 @@ func TestDanger(t *testing.T) {
 		{"another machine of that name", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, map[string]string{"Computer lon-1": `{site: LON, macAddresses: ["52:54:00:00:00:31"]}`}, "lon-1"},
 		{"a network card less", map[string]string{ad: `{taskSequence: wipe, collection: both, purpose: required}`}, map[string]string{"Computer lon-2": `{site: LON, smbiosGUID: 4c4c4544-0042-3510-8052-b4c04f4d3432}`}, ""},
 		{"new computer of all systems", map[string]string{ad: `{taskSequence: wipe, collection: all-systems, purpose: required}`}, map[string]string{"Computer lon-3": `{site: LON, macAddresses: ["52:54:00:00:00:03"]}`}, "lon-3"},
+		{"of no site, ignored at one of them", map[string]string{"Site LON": `{pxe: {mode: proxy, ignore: ["52:54:00:00:00:21"]}}`}, map[string]string{ad: `{taskSequence: wipe, computers: [any-1], purpose: required}`}, "any-1"},
+		{"of no site, ignored at each of them", map[string]string{"Site LON": `{pxe: {mode: proxy, ignore: ["52:54:00:00:00:21"]}}`, "Site PAR": `{pxe: {mode: proxy, sharedAdapters: ["52:54:00:00:00:21"]}}`}, map[string]string{ad: `{taskSequence: wipe, computers: [any-1], purpose: required}`}, ""},
 		{"computer comes to a site with PXE", map[string]string{ad: `{taskSequence: wipe, computers: [rom-1], purpose: required}`}, map[string]string{"Computer rom-1": `{site: LON, macAddresses: ["52:54:00:00:00:11"]}`}, "rom-1"},
 
 		{"unknown support turned on", map[string]string{ad: `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Site LON": `{pxe: {mode: proxy, unknownComputers: {}}}`}, "| LON"},
