@@ -137,6 +137,19 @@ func TestImpossibleSnapshots(t *testing.T) {
 			t.Errorf("%d: %+v, %v", said, sites, err)
 		}
 	}
+	// What it has claimed goes with it: another appliance gets what is new.
+	if _, err := lon.Snapshot(ctx, 1, provisioning.MaxNumber, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.mustApply("apiVersion: branchpoint/v1\nkind: Site\nmetadata: {name: LON}\nspec: {description: new, pxe: {mode: proxy}}\n")
+	honest, _ := s.enrol("LON")
+	if sites, err := s.admin.Sites(ctx); err != nil || sites[0].Ahead || sites[0].HasNumber != 0 {
+		t.Errorf("%+v, %v", sites, err)
+	}
+	s.mustApply("apiVersion: branchpoint/v1\nkind: Site\nmetadata: {name: LON}\nspec: {description: newer, pxe: {mode: proxy}}\n")
+	if signed, err := honest.Snapshot(ctx, 1, 1, 0); err != nil || signed == nil {
+		t.Errorf("the site gets nothing new: %v, %v", signed, err)
+	}
 	before := must(s.admin.Epoch(ctx)).Epoch
 	if after := s.nextEpoch(root, true); after.Epoch != before+1 {
 		t.Errorf("epoch %d comes after %d", after.Epoch, before)

@@ -82,6 +82,10 @@ func (s *Store) UseEnrolmentToken(ctx context.Context, hash provisioning.SHA256,
 			if err := insertCertificate(ctx, tx, *x); err != nil {
 				return nil, err
 			}
+			// What the appliance before said that it had seen holds for it alone: this one will say so itself.
+			if _, err := tx.ExecContext(ctx, `UPDATE site_contacts SET epoch = 0, number = 0, root_pinned = 0 WHERE site = ?`, x.Site); err != nil {
+				return nil, err
+			}
 		}
 		return nil, appendAudit(ctx, tx, change.Audit...)
 	})
