@@ -10,6 +10,7 @@ import (
 
 	"branchpoint/appliance/screen"
 	"branchpoint/provisioning"
+	"branchpoint/provisioning/policy"
 	"branchpoint/services/branch"
 )
 
@@ -131,7 +132,7 @@ func (a *appliance) approve(ctx context.Context, args []string, out io.Writer) e
 	return errors.New("type: approve wipes N, or: approve history")
 }
 
-// explainer decides as the branch does, and touches nothing.
+// explainer decides as the branch does, touches nothing, and says it as central's explain does.
 type explainer interface {
 	Explain(m provisioning.Machine) []string
 }
@@ -149,18 +150,10 @@ func (a *appliance) explain(_ context.Context, args []string, out io.Writer) err
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "  %s, GUID %s, %s:\n", m.MAC, orNone(string(m.GUID)), m.Arch)
 	for _, line := range desk.Explain(m) {
 		fmt.Fprintln(out, "  "+line)
 	}
 	return nil
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "not given"
-	}
-	return s
 }
 
 // describedMachine reads what a person types of a machine. Without another word it boots by UEFI.
@@ -191,5 +184,5 @@ type siteDesk struct{ *branch.Branch }
 
 func (d siteDesk) Explain(m provisioning.Machine) []string {
 	decision := d.Branch.Explain(m)
-	return decision.Lines()
+	return policy.Explanation(m, &decision)
 }

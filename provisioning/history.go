@@ -5,24 +5,51 @@ import (
 	"slices"
 )
 
-// RunHistory rebuilds runs from status messages, as far as these say: what a run ran on they say once it erases. The zero value
-// is ready.
-type RunHistory struct{ runs map[string]*Run }
+// RunRecord is what status messages say of one run, in a size that does not grow with them. The zero value has heard of none.
+type RunRecord struct {
+	Site string `json:"site"`
+	// Run is the run as its branch knows it. Where messages have no facts it is what they say: then not what it ran on.
+	Run Run `json:"run"`
+	// Step is the number of the last step that was told of, Title its name; 0 before the first.
+	Step  int    `json:"step,omitempty"`
+	Title string `json:"title,omitempty"`
+	// ExitCode is that of the last message about a step, and Text that of the last message.
+	ExitCode int    `json:"exitCode,omitempty"`
+	Text     string `json:"text,omitempty"`
 
-// Note takes a message in. They may come in any order, and more than once.
-func (h *RunHistory) Note(m StatusMessage) {
-	r, ok := h.runs[m.Run]
-	if !ok {
-		if h.runs == nil {
-			h.runs = map[string]*Run{}
-		}
-		r = &Run{}
-		h.runs[m.Run] = r
-	}
-	r.Note(m)
+	// Which messages that is of, by their Sequence.
+	Sequence      int `json:"sequence"`
+	StepSequence  int `json:"stepSequence,omitempty"`
+	FactsSequence int `json:"factsSequence,omitempty"`
 }
 
-// Note takes in a message about the run, as RunHistory does; the first one makes a zero Run that run.
+// Note takes a message of the run in. They may come in any order, and more than once.
+func (r *RunRecord) Note(m *StatusMessage) {
+	if r.Run.ID == "" {
+		r.Site = m.Site
+		r.Run = Run{
+			ID: m.Run, Computer: m.Computer, Advertisement: m.Advertisement, TaskSequence: m.TaskSequence,
+			State: RunStarted, StartedAt: m.Time, UpdatedAt: m.Time,
+		}
+	}
+	switch f := m.Facts; {
+	case f != nil && m.Sequence > r.FactsSequence:
+		r.FactsSequence = m.Sequence
+		r.Run.State, r.Run.Spent, r.Run.SpentAt, r.Run.Cleared = f.State, f.Spent, f.SpentAt, f.Cleared
+		r.Run.Machine, r.Run.Unknown, r.Run.Allowance, r.Run.StartedAt, r.Run.UpdatedAt = f.Machine, f.Unknown, f.Allowance, f.StartedAt, f.UpdatedAt
+	case f == nil && r.FactsSequence == 0:
+		r.Run.Note(*m)
+	}
+	if m.Sequence >= r.Sequence {
+		r.Sequence, r.Text = m.Sequence, m.Text
+	}
+	if m.Step > 0 && m.Sequence >= r.StepSequence {
+		r.StepSequence, r.Step, r.Title, r.ExitCode = m.Sequence, m.Step, m.Title, m.ExitCode
+	}
+}
+
+// Note takes in what a message without facts says of the run; the first one makes a zero Run that run. Messages may come in any
+// order, and more than once.
 func (r *Run) Note(m StatusMessage) {
 	if r.ID == "" {
 		*r = Run{
@@ -53,14 +80,9 @@ func (r *Run) Note(m StatusMessage) {
 	}
 }
 
-// Runs returns the runs, in the order in which they started.
-func (h *RunHistory) Runs() []Run {
-	out := make([]Run, 0, len(h.runs))
-	for _, r := range h.runs {
-		out = append(out, *r)
-	}
-	slices.SortFunc(out, func(a, b Run) int { return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID)) })
-	return out
+// SortRuns puts runs in the order in which they started.
+func SortRuns(runs []Run) {
+	slices.SortFunc(runs, func(a, b Run) int { return cmp.Or(a.StartedAt.Compare(b.StartedAt), cmp.Compare(a.ID, b.ID)) })
 }
 
 // Further is r with what other says beyond it of the same run, and true where that is something: that it has begun to erase,

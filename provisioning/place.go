@@ -208,3 +208,40 @@ func inside(path, key string) string {
 }
 
 func item(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
+
+// ProblemInText makes a Problem at a line and a column of a text, each from 1. Where it cannot be told where in the file that
+// is, because the text is folded or has escapes, it is at the text itself.
+func (o *Object) ProblemInText(path string, line, column int, format string, args ...any) Problem {
+	p := o.Problem(path, format, args...)
+	t, found := o.source.locate(path)
+	if t == nil || found != path {
+		return p
+	}
+	switch t.Type {
+	case token.LiteralType: // the text begins on the next line, with blanks that are not its own
+		if t.Next == nil {
+			return p
+		}
+		p.Line += line
+		p.Column = column + indentation(t.Next.Origin)
+	case token.SingleQuoteType, token.DoubleQuoteType:
+		if line == 1 && !strings.Contains(t.Origin, "\\") {
+			p.Column += column
+		}
+	case token.StringType:
+		if line == 1 {
+			p.Column += column - 1
+		}
+	}
+	return p
+}
+
+// indentation is how many blanks the first line of a block has that is not empty.
+func indentation(block string) int {
+	for l := range strings.Lines(block) {
+		if text := strings.TrimLeft(l, " "); strings.TrimSpace(text) != "" {
+			return len(l) - len(text)
+		}
+	}
+	return 0
+}

@@ -59,8 +59,17 @@ type EnrolmentToken struct {
 
 // StatusFilter chooses status messages. Empty fields choose all.
 type StatusFilter struct {
-	Computer string
-	Run      string
+	Computer     string
+	Run          string
+	TaskSequence string
 	// Runs bounds the answer to the newest runs; 0 means 100.
 	Runs int
+	// Sees says of a site and a computer whether whoever asks may see what ran there; nil chooses all.
+	Sees func(site, computer string) bool
+}
+
+// RunFilter chooses records of runs. Empty fields choose all.
+type RunFilter struct {
+	Site          string
+	Advertisement string
 }

@@ -80,6 +80,38 @@ type StatusMessage struct {
 	// Text is for people. Output is the last output of a command, at most MaxStatusOutput bytes.
 	Text   string `json:"text"`
 	Output string `json:"output,omitempty"`
+	// Facts are the branch's, not the reporter's; nil before it has added them.
+	Facts *RunFacts `json:"facts,omitempty"`
+}
+
+// RunFacts are what a branch knows of a run right after a message about it, by its own clock. They travel with the message, so
+// that central, and an appliance that takes the branch's place, decide by the same history.
+type RunFacts struct {
+	State     RunState  `json:"state"`
+	Spent     bool      `json:"spent,omitempty"`
+	SpentAt   time.Time `json:"spentAt,omitzero"`
+	Cleared   bool      `json:"cleared,omitempty"`
+	Machine   Machine   `json:"machine,omitzero"`
+	Unknown   bool      `json:"unknown,omitempty"`
+	Allowance string    `json:"allowance,omitempty"`
+	StartedAt time.Time `json:"startedAt"`
+	UpdatedAt time.Time `json:"updatedAt"`
+}
+
+// FactsOf are the facts of a run as it is.
+func FactsOf(r *Run) *RunFacts {
+	return &RunFacts{
+		State: r.State, Spent: r.Spent, SpentAt: r.SpentAt, Cleared: r.Cleared, Machine: r.Machine, Unknown: r.Unknown, Allowance: r.Allowance,
+		StartedAt: r.StartedAt, UpdatedAt: r.UpdatedAt,
+	}
+}
+
+// maxAllowance bounds the ID of an approval in bytes.
+const maxAllowance = 64
+
+func (f *RunFacts) valid() bool {
+	return f == nil || len(f.Allowance) <= maxAllowance && (f.Machine == Machine{} || f.Machine.check() == nil) &&
+		(f.State == RunStarted || f.State == RunSucceeded || f.State == RunFailed)
 }
 
 // MaxStatusOutput bounds a status message's Output in bytes.
@@ -96,6 +128,8 @@ func (m *StatusMessage) Validate() error {
 		return Errorf(CodeInvalid, "", "status message %s has a malformed machine", m.ID)
 	case m.Code < 10000 || m.Code > 99999 || m.Step < 0 || m.Sequence < 1:
 		return Errorf(CodeInvalid, "", "status message %s has a code, step or sequence out of range", m.ID)
+	case !m.Facts.valid():
+		return Errorf(CodeInvalid, "", "what status message %s says of its run is malformed", m.ID)
 	}
 	for _, n := range []string{m.Site, m.Computer, m.Advertisement, m.TaskSequence} {
 		if err := checkName(n); err != nil {

@@ -116,6 +116,21 @@ func (s *Snapshot) ImageContent(image string) *ContentRef {
 	return nil
 }
 
+// SequenceContent maps the images that a task sequence applies to their content.
+func (s *Snapshot) SequenceContent(sequence string) map[string]ContentRef {
+	out := map[string]ContentRef{}
+	if ts := s.TaskSequence(sequence); ts != nil {
+		for _, st := range ts.Spec.Steps {
+			if a := st.ApplyOperatingSystemImage; a != nil {
+				if c := s.ImageContent(a.Image); c != nil {
+					out[a.Image] = *c
+				}
+			}
+		}
+	}
+	return out
+}
+
 // SignedSnapshot is a snapshot as it travels: the exact bytes that were signed, and the signature.
 type SignedSnapshot struct {
 	// Payload is the snapshot's JSON.

@@ -43,7 +43,7 @@ func obey(s *provisioning.Snapshot, past policy.History, allowances []provisioni
 		cleared, computer := 0, computerNamed(s, past.Discovered, c.Computer)
 		for i := range out.runs {
 			r := &out.runs[i]
-			if policy.RunOf(r, computer) && !r.Cleared && c.Covers(r) {
+			if !r.Cleared && policy.ClearedBy(&c, computer, r) {
 				r.Cleared = true
 				cleared++
 			}

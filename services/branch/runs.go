@@ -21,9 +21,9 @@ func notStored(err error) error {
 // written, and what a person has to approve will be there later, so the agent asks again; everything else is final.
 func nothing(name string, d policy.Decision) error {
 	switch d.Rule() {
-	case ruleStorage:
+	case policy.RuleStorage:
 		return notStored(fmt.Errorf("%s has to wait: %s", name, d.Why()))
-	case ruleContent:
+	case policy.RuleContent:
 		return provisioning.Errorf(provisioning.CodeUnavailable, "Wait until the appliance has it.", "%s has to wait: %s", name, d.Why())
 	case policy.RuleWipeCap:
 		return provisioning.Errorf(provisioning.CodeUnavailable, "Wait, or have it approved: the appliance's screen says how.", "%s has to wait: %s", name, d.Why())
@@ -66,7 +66,7 @@ func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment
 	}
 	return &provisioning.Assignment{
 		Run: *run, Site: b.cfg.Site, Computer: s.computerOf(&d, c.Machine, b.cfg.Now()), Sequence: *sequence,
-		Content: sequenceContent(s.snapshot, sequence.Name), NextStatus: next,
+		Content: s.snapshot.SequenceContent(sequence.Name), NextStatus: next,
 	}, nil
 }
 
@@ -271,6 +271,7 @@ func (b *Branch) recordRun(ctx context.Context, s *state, before provisioning.Ru
 		if m.Machine = (provisioning.Machine{}); erases(&m) {
 			m.Machine = run.Machine // central's history of the run must say of which machine it was
 		}
+		m.Facts = provisioning.FactsOf(&run) // whatever the agent says of it
 		change.Messages = append(change.Messages, m)
 	}
 	next = next.withRun(run)

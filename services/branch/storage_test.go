@@ -43,7 +43,7 @@ func TestSilentWhileNothingCanBeStored(t *testing.T) {
 	s.cfg.Writable = func() error { return disk }
 	a := agent(t, s.boot(t))
 	disk = errors.New("the data disk is read-only")
-	if d := s.Decide(t.Context(), desk); d.Action != policy.Silent || d.Rule() != ruleStorage || !strings.Contains(d.Why(), "the data disk is read-only") {
+	if d := s.Decide(t.Context(), desk); d.Action != policy.Silent || d.Rule() != policy.RuleStorage || !strings.Contains(d.Why(), "the data disk is read-only") {
 		t.Errorf("decision %+v", d)
 	}
 	_, err := a.Register(t.Context(), client.Facts{MAC: desk.MAC})

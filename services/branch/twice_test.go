@@ -368,11 +368,13 @@ func TestMachineOfRuns(t *testing.T) {
 	if err != nil || len(told) != 2 || told[0].Machine != (provisioning.Machine{}) || told[1].Machine != desk {
 		t.Errorf("%+v %v", told, err)
 	}
-	var h provisioning.RunHistory
+	var run provisioning.Run
+	var record provisioning.RunRecord
 	for _, m := range told {
-		h.Note(m)
+		run.Note(m)
+		record.Note(&m)
 	}
-	if runs := h.Runs(); len(runs) != 1 || runs[0].Machine != desk {
-		t.Errorf("%+v", runs)
+	if run.Machine != desk || record.Run.Machine != desk {
+		t.Errorf("%+v, %+v", run, record)
 	}
 }

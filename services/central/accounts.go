@@ -28,30 +28,6 @@ func apiTokenSum(token string) provisioning.SHA256 {
 	return provisioning.SumSHA256([]byte("branchpoint API token\n" + token))
 }
 
-// hashing bounds how many passwords are hashed at once, at 64 MiB each, and how many wait.
-type hashing struct{ running, waiting chan struct{} }
-
-func newHashing() hashing {
-	return hashing{running: make(chan struct{}, 2), waiting: make(chan struct{}, 32)}
-}
-
-// do runs f when it is its turn. It fails with CodeUnavailable where too many wait.
-func (h hashing) do(ctx context.Context, f func() error) error {
-	select {
-	case h.waiting <- struct{}{}:
-		defer func() { <-h.waiting }()
-	default:
-		return provisioning.Errorf(provisioning.CodeUnavailable, "Try again.", "too many people log in at once")
-	}
-	select {
-	case h.running <- struct{}{}:
-		defer func() { <-h.running }()
-		return f()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // nobody is a hash that no password fits, so that an account that is not there takes as long as one that is.
 const nobody = "$argon2id$v=19$m=65536,t=3,p=4$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 

@@ -51,6 +51,8 @@ type Store interface {
 	TakeReports(ctx context.Context, received time.Time, site string, reports []provisioning.SiteReport) error
 	// Conflicts are those that ResolveConflict has not taken from the list; it fails with CodeNotFound if there is none.
 	Conflicts(ctx context.Context) ([]provisioning.ConflictRecord, error)
+	// EachReport calls do with the reports of a site, and of a kind, in the order in which they arrived.
+	EachReport(ctx context.Context, site string, kind provisioning.ReportKind, do func(provisioning.SiteReport) error) error
 	ResolveConflict(ctx context.Context, site, id string, entries ...provisioning.AuditEntry) error
 	Inventories(ctx context.Context) (map[string]provisioning.Inventory, error)
 	// SiteSnapshot fails with CodeNotFound if the site never had a snapshot.
@@ -67,6 +69,8 @@ type Store interface {
 	// NoteRuns keeps what messages say of their runs, for Publication.Runs.
 	NoteRuns(ctx context.Context, messages []provisioning.StatusMessage) error
 	Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, error)
+	// EachRun calls do with the record of each run that f chooses, in no order.
+	EachRun(ctx context.Context, f provisioning.RunFilter, do func(provisioning.RunRecord) error) error
 }
 
 // Content is what central asks of the content store.
@@ -120,8 +124,9 @@ type Central struct {
 	decoded decodedDocuments
 	metrics *metrics
 	logins  throttle
-	hashing hashing
-	seen    contacts
+	// hashing is of passwords, at 64 MiB each, and reporting of questions for which whole sites are looked at.
+	hashing, reporting turns
+	seen               contacts
 	// publishing lets one publication after another be made: they would only find out at the end that they disagree.
 	publishing sync.Mutex
 
@@ -140,7 +145,7 @@ func Open(ctx context.Context, cfg Config) (*Central, error) {
 	if cfg.Content == nil {
 		cfg.Content = noContent{}
 	}
-	c := &Central{cfg: cfg, metrics: newMetrics(), hashing: newHashing(), changed: make(chan struct{}), stop: make(chan struct{})}
+	c := &Central{cfg: cfg, metrics: newMetrics(), hashing: newTurns(2, 30), reporting: newTurns(2, 64), changed: make(chan struct{}), stop: make(chan struct{})}
 	if err := c.metrics.register(cfg.Metrics); err != nil {
 		return nil, err
 	}

@@ -88,27 +88,6 @@ func (c *Central) contentOnly(h http.Handler) http.Handler {
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// StatusQuery chooses runs.
-type StatusQuery struct {
-	Computer string `query:"computer" doc:"Only runs on this computer."`
-	Run      string `query:"run" doc:"Only the run of this id, with the output of its steps."`
-	Runs     int    `query:"runs" minimum:"0" maximum:"1000" doc:"How many runs at most, the newest; 0 means 100."`
-}
-
-func (c *Central) status(ctx context.Context, in *StatusQuery) (*answer[client.StatusReport], error) {
-	messages, err := c.cfg.Store.Status(ctx, provisioning.StatusFilter{Computer: in.Computer, Run: in.Run, Runs: in.Runs})
-	if err != nil {
-		return nil, err
-	}
-	if in.Run == "" {
-		for i := range messages {
-			messages[i].Output = ""
-		}
-	}
-	runs, err := c.visibleRuns(ctx, provisioning.Reports(messages))
-	return answered(client.StatusReport{Runs: runs, Time: c.cfg.Now().UTC()}, err)
-}
-
 func (c *Central) handleEnrol(w http.ResponseWriter, r *http.Request) {
 	var in client.EnrolRequest
 	if err := readJSON(w, r, maxEnrol, &in); err != nil {

@@ -96,6 +96,7 @@ func (c *Central) newAPI(mux *http.ServeMux) *api {
 	c.configurationOperations(a)
 	c.identityOperations(a)
 	c.siteOperations(a)
+	c.reportOperations(a)
 	for _, s := range a.huma.OpenAPI().Components.Schemas.Map() {
 		for _, p := range s.Properties {
 			p.Nullable = p.Nullable || p.ContentEncoding != "" // null is how Go writes no bytes at all

@@ -24,8 +24,6 @@ type IdentityStore interface {
 	RevokeSite(ctx context.Context, site string, at time.Time, why string, entry provisioning.AuditEntry) (int, error)
 	NoteSiteContact(ctx context.Context, c provisioning.SiteContact) error
 	SiteContacts(ctx context.Context) (map[string]provisioning.SiteContact, error)
-	// EachStatus calls do with every status message of a site.
-	EachStatus(ctx context.Context, site string, do func(provisioning.StatusMessage) error) error
 
 	// Epochs are the root key's statements, oldest first. AddEpoch stores one with the settings that put it in force; it fails
 	// with CodeConflict where there is one of that epoch.

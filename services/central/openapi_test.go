@@ -28,7 +28,7 @@ const howToUpdate = "write it anew: go test ./services/central -run TestOpenAPI 
 // TestOpenAPI says when the description of the API is not that of the operations and types any more.
 func TestOpenAPI(t *testing.T) {
 	a := (&Central{}).newAPI(http.NewServeMux())
-	texts := commentsOf(t, a.huma.OpenAPI().Components.Schemas, "client", "../../provisioning", "../../provisioning/computers")
+	texts := commentsOf(t, a.huma.OpenAPI().Components.Schemas, "client", "../../provisioning", "../../provisioning/computers", "../../provisioning/policy", "../../provisioning/collection")
 	b, err := json.MarshalIndent(texts, "", "\t")
 	if err != nil {
 		t.Fatal(err)

@@ -78,7 +78,13 @@ func decide(decoded *decodedDocuments, stored []provisioning.Document, e edit, p
 	keys = slices.Compact(keys)
 	check := append(slices.Clone(keys), p.after.Dependants(keys...)...)
 	provisioning.SortKeys(check)
-	if ps := p.after.Check(check, packages); len(ps) > 0 {
+	ps := p.after.Check(check, packages)
+	for _, k := range keys {
+		if w := e.set[k]; w != nil {
+			ps = append(ps, queryProblems(&w.object)...)
+		}
+	}
+	if len(ps) > 0 {
 		return nil, ps
 	}
 	for _, k := range keys {

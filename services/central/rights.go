@@ -265,11 +265,12 @@ func (c *Central) visibleChanges(ctx context.Context, changes []provisioning.Cha
 	return changes
 }
 
-// visibleRuns returns those of the reports that the caller may read: of their sites, and of computers that they may see.
-func (c *Central) visibleRuns(ctx context.Context, reports []provisioning.RunReport) ([]provisioning.RunReport, error) {
+// seesRuns returns what tells which runs the caller may read of, nil where that is all of them: those of their sites, and on
+// computers that they may see.
+func (c *Central) seesRuns(ctx context.Context) (func(site, computer string) bool, error) {
 	who := callerOf(ctx)
 	if who == nil || provisioning.Unlimited(who.account, who.roles, provisioning.ActionRead) {
-		return reports, nil
+		return nil, nil
 	}
 	docs, err := c.documents(ctx, provisioning.KindComputer, "")
 	if err != nil {
@@ -282,13 +283,9 @@ func (c *Central) visibleRuns(ctx context.Context, reports []provisioning.RunRep
 	for _, d := range docs {
 		seen[d.Name] = true
 	}
-	out := []provisioning.RunReport{}
-	for _, r := range reports {
-		if seen[r.Computer] || c.allow(ctx, provisioning.ActionRead, provisioning.AtSite(r.Site)) == nil {
-			out = append(out, r)
-		}
-	}
-	return out, nil
+	return func(site, computer string) bool {
+		return seen[computer] || c.allow(ctx, provisioning.ActionRead, provisioning.AtSite(site)) == nil
+	}, nil
 }
 
 // reach says where documents have effect, as far as the caller's limits name collections.

@@ -286,13 +286,3 @@ func (c *Central) issueSite(site string, pub any, now time.Time) ([]byte, provis
 func certificateText(x provisioning.SiteCertificate) string {
 	return "site: " + x.Site + "\nkey: " + provisioning.Fingerprint(x.Key) + "\nexpires: " + x.ExpiresAt.UTC().Format(time.RFC3339) + "\n"
 }
-
-// siteRuns rebuilds a site's runs from what it has reported.
-func (c *Central) siteRuns(ctx context.Context, site string) ([]provisioning.Run, error) {
-	var h provisioning.RunHistory
-	err := c.cfg.Store.EachStatus(ctx, site, func(m provisioning.StatusMessage) error {
-		h.Note(m)
-		return nil
-	})
-	return h.Runs(), err
-}

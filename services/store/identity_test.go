@@ -296,19 +296,3 @@ func TestEpochs(t *testing.T) {
 		t.Error(log, err)
 	}
 }
-
-func TestEachStatus(t *testing.T) {
-	s, ctx := openTemp(t), t.Context()
-	run := strings.Repeat("1", 32)
-	if _, err := s.AppendStatus(ctx, noon, []provisioning.StatusMessage{message("LON", run, 2), message("PAR", run, 1), message("LON", run, 1)}); err != nil {
-		t.Fatal(err)
-	}
-	var got []int
-	if err := s.EachStatus(ctx, "LON", func(m provisioning.StatusMessage) error { got = append(got, m.Sequence); return nil }); err != nil || !reflect.DeepEqual(got, []int{2, 1}) {
-		t.Error(got, err)
-	}
-	stop := errors.New("stop")
-	if err := s.EachStatus(ctx, "LON", func(provisioning.StatusMessage) error { return stop }); !errors.Is(err, stop) {
-		t.Error(err)
-	}
-}

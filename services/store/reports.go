@@ -118,3 +118,20 @@ func (s *Store) ResolveConflict(ctx context.Context, site, id string, entries ..
 		return nil, appendAudit(ctx, tx, entries...)
 	})
 }
+
+// EachReport calls do with the reports of a site, and of a kind, that are kept, in the order in which they arrived; empty
+// chooses all. Where do fails, so does it.
+func (s *Store) EachReport(ctx context.Context, site string, kind provisioning.ReportKind, do func(provisioning.SiteReport) error) error {
+	err := rows(ctx, s.db, func(r *sql.Rows) error {
+		var text string
+		if err := r.Scan(&text); err != nil {
+			return err
+		}
+		x, err := decode[provisioning.SiteReport](text)
+		if err != nil {
+			return err
+		}
+		return do(x)
+	}, `SELECT report FROM site_reports WHERE (?1 = '' OR site = ?1) AND (?2 = '' OR kind = ?2) ORDER BY number`, site, kind)
+	return s.fail("read site reports", err)
+}

@@ -229,19 +229,3 @@ func (s *Store) AddEpoch(ctx context.Context, epoch uint64, signed provisioning.
 		return appendAudit(ctx, tx, entry)
 	})
 }
-
-// EachStatus calls do with each status message of a site, in the order in which they arrived. Where do fails, so does it.
-func (s *Store) EachStatus(ctx context.Context, site string, do func(provisioning.StatusMessage) error) error {
-	err := rows(ctx, s.db, func(r *sql.Rows) error {
-		var text string
-		if err := r.Scan(&text); err != nil {
-			return err
-		}
-		m, err := decode[provisioning.StatusMessage](text)
-		if err != nil {
-			return err
-		}
-		return do(m)
-	}, `SELECT message FROM status WHERE site = ? ORDER BY number`, site)
-	return s.fail("read status messages of site "+site, err)
-}

@@ -3,14 +3,14 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"time"
 
 	"branchpoint/provisioning"
 )
 
-// AppendStatus stores messages and returns how many were new. A message whose site and id are known is left as it is.
+// AppendStatus stores messages, with what they say of their runs, and returns how many were new. A message whose site and id
+// are known is left as it is.
 func (s *Store) AppendStatus(ctx context.Context, received time.Time, messages []provisioning.StatusMessage) (int, error) {
 	added := 0
 	err := s.update(ctx, "store status messages", func(tx *sql.Tx) error {
@@ -19,12 +19,15 @@ func (s *Store) AppendStatus(ctx context.Context, received time.Time, messages [
 			return err
 		}
 		defer insert.Close()
+		about := runBatch{}
 		for _, m := range messages {
-			b, err := json.Marshal(m)
+			noted := m
+			m.Facts = nil // they stand in the run's record
+			text, err := encode(m)
 			if err != nil {
 				return err
 			}
-			r, err := insert.ExecContext(ctx, m.Site, m.ID, m.Run, m.Computer, stamp(received), string(b))
+			r, err := insert.ExecContext(ctx, m.Site, m.ID, m.Run, m.Computer, stamp(received), text)
 			if err != nil {
 				return err
 			}
@@ -32,9 +35,19 @@ func (s *Store) AppendStatus(ctx context.Context, received time.Time, messages [
 			if err != nil {
 				return err
 			}
-			added += int(n)
+			if n == 0 {
+				continue
+			}
+			added++
+			number, err := r.LastInsertId()
+			if err != nil {
+				return err
+			}
+			if err := about.note(ctx, tx, &noted, number); err != nil {
+				return err
+			}
 		}
-		return nil
+		return about.put(ctx, tx)
 	})
 	if err != nil {
 		return 0, err
@@ -103,13 +116,48 @@ func siteRuns(ctx context.Context, q querier) ([]provisioning.SiteRun, error) {
 // defaultRuns is how many runs a status query answers with unless it says otherwise.
 const defaultRuns = 100
 
+// errEnough ends the reading of rows.
+var errEnough = errors.New("enough")
+
 // Status returns every message of the runs that f chooses, the newest runs by arrival.
 func (s *Store) Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, error) {
 	if f.Runs <= 0 {
 		f.Runs = defaultRuns
 	}
-	return values[provisioning.StatusMessage](ctx, s, "status messages", `WITH chosen AS (
-		SELECT site, run FROM status WHERE (?1 = '' OR computer = ?1) AND (?2 = '' OR run = ?2)
-		GROUP BY site, run ORDER BY max(number) DESC LIMIT ?3
-	) SELECT message FROM status JOIN chosen USING (site, run) ORDER BY number`, f.Computer, f.Run, f.Runs)
+	out := []provisioning.StatusMessage{}
+	err := s.view(ctx, "read status messages", func(tx *sql.Tx) error {
+		chosen := [][2]string{}
+		err := rows(ctx, tx, func(r *sql.Rows) error {
+			var site, run, computer string
+			if err := r.Scan(&site, &run, &computer); err != nil {
+				return err
+			}
+			if f.Sees == nil || f.Sees(site, computer) {
+				chosen = append(chosen, [2]string{site, run})
+			}
+			if len(chosen) == f.Runs {
+				return errEnough
+			}
+			return nil
+		}, `SELECT site, id, computer FROM run_records WHERE (?1 = '' OR computer = ?1) AND (?2 = '' OR id = ?2) AND (?3 = '' OR task_sequence = ?3)
+			ORDER BY number DESC`, f.Computer, f.Run, f.TaskSequence)
+		if err != nil && !errors.Is(err, errEnough) {
+			return err
+		}
+		keys, err := encode(chosen)
+		if err != nil {
+			return err
+		}
+		return rows(ctx, tx, func(r *sql.Rows) error {
+			var text string
+			if err := r.Scan(&text); err != nil {
+				return err
+			}
+			m, err := decode[provisioning.StatusMessage](text)
+			out = append(out, m)
+			return err
+		}, `WITH chosen AS (SELECT value ->> 0 AS site, value ->> 1 AS run FROM json_each(?))
+			SELECT message FROM status JOIN chosen USING (site, run) ORDER BY number`, keys)
+	})
+	return out, err
 }

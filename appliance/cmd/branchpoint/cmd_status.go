@@ -18,9 +18,9 @@ func (a *app) statusCommand() *cobra.Command {
 	var f provisioning.StatusFilter
 	var asJSON, verbose bool
 	cmd := &cobra.Command{
-		Use:     "status [--computer NAME] [--run ID] [-v] [--json]",
+		Use:     "status [--computer NAME] [--task-sequence NAME] [--run ID] [-v] [--json]",
 		Short:   "Show deployments: one line for each run, with its steps where asked for",
-		Example: "  branchpoint status\n  branchpoint status --computer desk-1 -v",
+		Example: "  branchpoint status\n  branchpoint status --computer desk-1 -v\n  branchpoint status --computer desk-1 --task-sequence install",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.Run != "" && !provisioning.ValidID(f.Run) {
@@ -42,10 +42,11 @@ func (a *app) statusCommand() *cobra.Command {
 			if f.Run != "" && len(r.Runs) == 0 {
 				return provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint status", "there is no run %s", f.Run)
 			}
-			return showStatus(a.stdout, r, verbose || f.Run != "")
+			return showStatus(a.stdout, r, verbose || f.Run != "" || f.Computer != "" && f.TaskSequence != "")
 		},
 	}
 	cmd.Flags().StringVar(&f.Computer, "computer", "", "only runs on the computer of that `NAME`")
+	cmd.Flags().StringVar(&f.TaskSequence, "task-sequence", "", "only runs of the task sequence of that `NAME`; with --computer, with every step")
 	cmd.Flags().StringVar(&f.Run, "run", "", "only the run of that `ID`, with its steps and their output")
 	cmd.Flags().IntVar(&f.Runs, "runs", 0, "at most so many runs, the newest (default 100)")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "show every step")

@@ -86,6 +86,7 @@ func (a *app) root() *cobra.Command {
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.accountCommand(),
+		a.advertisementCommand(),
 		a.apiTokenCommand(),
 		a.applianceCommand(),
 		a.applyCommand(),
@@ -97,10 +98,13 @@ func (a *app) commands() []*cobra.Command {
 		a.settingsCommand(),
 		a.auditCommand(),
 		a.centralCommand(),
+		a.collectionCommand(),
+		a.computerCommand(),
 		a.conflictsCommand(),
 		a.contentCommand(),
 		a.deleteCommand(),
 		a.diffCommand(),
+		a.explainCommand(),
 		a.passwordCommand(),
 		a.loginCommand(),
 		a.siteCommand(),

@@ -103,7 +103,7 @@ func (a *Admin) CreateToken(ctx context.Context, site string, valid time.Duratio
 // Status returns reports of the runs that f chooses, newest first.
 func (a *Admin) Status(ctx context.Context, f provisioning.StatusFilter) (StatusReport, error) {
 	var r StatusReport
-	q := url.Values{"computer": {f.Computer}, "run": {f.Run}, "runs": {strconv.Itoa(f.Runs)}}
+	q := url.Values{"computer": {f.Computer}, "taskSequence": {f.TaskSequence}, "run": {f.Run}, "runs": {strconv.Itoa(f.Runs)}}
 	if err := a.ask(ctx, http.MethodGet, PathStatus+"?"+q.Encode(), nil, &r); err != nil {
 		return r, fmt.Errorf("read status: %w", err)
 	}
