@@ -297,22 +297,27 @@ func (o *office) run(m provisioning.Machine, d policy.Decision) {
 	if err != nil { // its inventory may have changed what it gets
 		return
 	}
-	say := func(code int, action string) {
+	// False is that it may not go on: the wipe cap is full by now, or its machine may get nothing any more.
+	say := func(code int, action string) bool {
 		o.ids++
-		fatal(agent.Report(ctx, []provisioning.StatusMessage{{
+		err := agent.Report(ctx, []provisioning.StatusMessage{{
 			ID: fmt.Sprintf("%032x", o.ids), Site: "LON", Computer: as.Computer.Name, Run: as.Run.ID, Advertisement: as.Run.Advertisement, TaskSequence: as.Run.TaskSequence,
 			Time:     o.Now().Add(-time.Duration(o.IntN(300)) * time.Minute).UTC(), // a client's clock says what it likes
 			Sequence: as.NextStatus, Code: code, Action: action, Text: "text",
-		}}))
+		}})
+		if code := provisioning.CodeOf(err); code == provisioning.CodeUnavailable || code == provisioning.CodeConflict {
+			return false
+		}
+		fatal(err)
 		as.NextStatus++
 		o.advance(time.Duration(o.IntN(120)) * time.Second)
+		return true
 	}
-	say(provisioning.StatusPolicyReceived, "")
-	if o.chance(15) {
+	if !say(provisioning.StatusPolicyReceived, "") || o.chance(15) {
 		return
 	}
-	if as.Sequence.Name != "check" {
-		say(provisioning.StatusStepStarted, as.Sequence.Spec.Steps[0].Action())
+	if as.Sequence.Name != "check" && !say(provisioning.StatusStepStarted, as.Sequence.Spec.Steps[0].Action()) {
+		return
 	}
 	switch o.IntN(4) {
 	case 0: // it is switched off
