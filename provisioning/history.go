@@ -35,7 +35,10 @@ func (r *RunRecord) Note(m *StatusMessage) {
 	switch f := m.Facts; {
 	case f != nil && m.Sequence > r.FactsSequence:
 		r.FactsSequence = m.Sequence
-		r.Run.State, r.Run.Spent, r.Run.SpentAt, r.Run.Cleared = f.State, f.Spent, f.SpentAt, f.Cleared
+		r.Run.State, r.Run.Cleared = f.State, f.Cleared
+		if f.Spent || !r.Run.Spent { // what has erased stays so
+			r.Run.Spent, r.Run.SpentAt = f.Spent, f.SpentAt
+		}
 		r.Run.Machine, r.Run.Unknown, r.Run.Allowance, r.Run.StartedAt, r.Run.UpdatedAt = f.Machine, f.Unknown, f.Allowance, f.StartedAt, f.UpdatedAt
 	case f == nil && r.FactsSequence == 0:
 		r.Run.Note(*m)

@@ -124,23 +124,23 @@ func FuzzStatus(f *testing.F) {
 			}
 			known[m.ID] = true
 			m.Site = "LON" // a branch reports of itself alone
+			m.Facts = nil  // what the messages say by themselves
 			messages = append(messages, m)
 			runs[m.Run] = true
 			spent[m.Run] = spent[m.Run] || m.Code == StatusStepStarted && DestructiveAction(m.Action)
 		}
-		var forth, back RunHistory
+		var twice []StatusMessage
 		for i := range messages {
-			forth.Note(messages[i])
-			back.Note(messages[len(messages)-1-i])
-			back.Note(messages[len(messages)-1-i])
+			twice = append(twice, messages[len(messages)-1-i], messages[len(messages)-1-i])
 		}
-		for i, r := range forth.Runs() {
-			if o := back.Runs()[i]; r.Spent != spent[r.ID] || r.ID != o.ID || r.State != o.State || r.Spent != o.Spent || !r.SpentAt.Equal(o.SpentAt) {
+		forth, back := runsOf(messages), runsOf(twice)
+		for i, r := range forth {
+			if o := back[i]; r.Spent != spent[r.ID] || r.ID != o.ID || r.State != o.State || r.Spent != o.Spent || !r.SpentAt.Equal(o.SpentAt) {
 				t.Fatalf("%+v, and the other way round %+v", r, o)
 			}
 		}
 		reports := Reports(messages)
-		if len(reports) != len(runs) || len(forth.Runs()) != len(runs) || !reflect.DeepEqual(reports, Reports(append(messages, messages...))) {
+		if len(reports) != len(runs) || len(forth) != len(runs) || !reflect.DeepEqual(reports, Reports(append(messages, messages...))) {
 			t.Fatalf("%d runs, and reports %+v", len(runs), reports)
 		}
 	})
