@@ -1,7 +1,6 @@
 package central
 
 import (
-	"context"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
