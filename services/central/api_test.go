@@ -135,7 +135,7 @@ func TestEveryOperationRefuses(t *testing.T) {
 				return
 			}
 			s.send(nobody, method, path, body).problem(t, http.StatusForbidden)
-			if method != http.MethodGet || !strings.Contains(op.Rights, "any role") {
+			if op.Rights != "any role; within its limits" && (method != http.MethodGet || !strings.Contains(op.Rights, "any role")) {
 				s.send(viewer, method, path, body).problem(t, http.StatusForbidden)
 			} else if r := s.send(viewer, method, path, body); r.status == http.StatusForbidden || r.status == http.StatusUnauthorized {
 				t.Errorf("a viewer is answered %d: %s", r.status, r.body)
@@ -468,7 +468,7 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 	for name, op := range s.operations() {
 		method, path, _ := strings.Cut(name, " ")
-		if method != http.MethodPost || op.OperationID == "login" {
+		if method != http.MethodPost || op.OperationID == "login" || op.OperationID == "previewCollection" {
 			continue
 		}
 		c, ok := bodies[op.OperationID]

@@ -85,10 +85,10 @@ func (c *Central) reportOperations(a *api) {
 	}, func(ctx context.Context, in *MembersQuery) (*answer[client.MemberPage], error) {
 		return answered(c.Members(ctx, in.Name, in.page()))
 	})
-	addEffect(a, readers, huma.Operation{
+	add(a, readers, huma.Operation{
 		OperationID: "previewCollection", Method: http.MethodPost, Path: client.PathPreview, Tags: []string{tagMachines},
 		Summary: "List who would belong to a collection that is not applied", Description: "Nothing is stored. Faults of the document, and of its query, are told with line and column (problems).",
-	}, posts(c.Preview))
+	}, takes(c.Preview))
 }
 
 // page is what a list's parameters say.
