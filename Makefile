@@ -17,7 +17,7 @@ BENCH ?=
 AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 SCENARIOS := $(GO) test $(if $(AS_ROOT),-exec $(AS_ROOT)) -count=1 -v -parallel $(PARALLEL) ./qemu-tests
 
-.PHONY: help run test image e2e e2e-all bench netboot soak lint fuzz setup program os unit scenarios clean
+.PHONY: help run test image e2e e2e-all bench netboot soak lint fuzz setup program os parts unit scenarios short clean
 
 help:
 	@echo 'make run                 build everything, start central and an appliance, deploy a machine, show where it runs'
@@ -56,9 +56,18 @@ unit:
 	$(GO) test -p 2 -timeout 20m $(if $(AS_ROOT),,-exec 'unshare --mount') $$($(GO) list ./... | grep -v '/qemu-tests$$')
 
 scenarios: image os
+	@$(MAKE) short
+
+short:
 	$(SCENARIOS) -timeout 50m -run '^TestScenario$$' -args -scenarios=short
 
-test: setup lint image os unit scenarios
+parts: image
+	@$(MAKE) os
+
+# The parts are built while the linters look: neither keeps two cores busy by itself.
+test: setup
+	@$(MAKE) -j 2 lint parts
+	@$(MAKE) unit short
 
 e2e: image os
 	@test -n "$(SCENARIO)" || { echo 'say which: make e2e SCENARIO=deploy-bios-dhcp'; exit 2; }
