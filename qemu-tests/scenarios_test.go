@@ -57,7 +57,7 @@ var scenarios = []scenario{
 	{"pxe-required-once", false, 380, requiredOnce},
 	{"pxe-available", false, 300, available},
 	{"pxe-password", false, 300, password},
-	{"pxe-password-ten", false, 900, passwordTen},
+	{"pxe-password-ten", false, 990, passwordTen},
 	{"pxe-replaced-appliance", false, 270, replacedAppliance},
 	{"two-sites", false, 250, twoSites},
 }
