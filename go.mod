@@ -2,6 +2,9 @@ module branchpoint
 
 go 1.26.0
 
+// What is built is no part of the module: builds make trees of other modules' sources there and take them away again.
+ignore ./build
+
 require (
 	filippo.io/age v1.3.2
 	github.com/danielgtaylor/huma/v2 v2.37.2
