@@ -1,8 +1,10 @@
 package central_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -148,11 +150,62 @@ func TestSiteReports(t *testing.T) {
 	if left, err := s.admin.Conflicts(ctx); err != nil || len(left) != 0 {
 		t.Errorf("%+v %v", left, err)
 	}
-	foreign := siteReport(10, provisioning.ReportWipeCap)
+}
+
+// TestInvalidReportsAreSetAside: what can never be taken in keeps nothing else at the branch, and is counted.
+func TestInvalidReportsAreSetAside(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	lon, _ := s.enrol("LON")
+	ctx := t.Context()
+	valid := siteReport(1, provisioning.ReportInventory)
+	valid.Computer, valid.Inventory = "desk-1", &provisioning.Inventory{Serial: "S-1"}
+	last := siteReport(4, provisioning.ReportConflict)
+	last.Conflict = &provisioning.Conflict{Machine: provisioning.Machine{MAC: "52:54:00:00:00:77"}, ByMAC: []string{"x", "y"}, Text: "both"}
+	foreign := siteReport(3, provisioning.ReportWipeCap)
 	foreign.Site = "PAR"
-	wantCode(t, lon.ReportSite(ctx, []provisioning.SiteReport{foreign}), provisioning.CodeForbidden, "reports of site")
-	broken := siteReport(11, "nonsense")
-	wantCode(t, lon.ReportSite(ctx, []provisioning.SiteReport{broken}), provisioning.CodeInvalid, "kind")
+	for range 2 { // as after an answer that was lost
+		if err := lon.ReportSite(ctx, []provisioning.SiteReport{siteReport(2, "nonsense"), valid, foreign, last}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What is not even a report is set aside by itself, too.
+	var batch bytes.Buffer
+	batch.WriteString(`{"reports":[{"id":7},"nothing",`)
+	after := siteReport(5, provisioning.ReportInventory)
+	after.Computer, after.Inventory = "desk-1", &provisioning.Inventory{Serial: "S-2"}
+	text, err := json.Marshal(after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch.Write(text)
+	batch.WriteString("]}")
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, lon.URL()+client.PathBranchReports, &batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := lon.HTTP().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Error(answer.Status)
+	}
+	inventories, err := s.store.Inventories(ctx)
+	if err != nil || len(inventories) != 1 || inventories["desk-1"].Serial != "S-2" {
+		t.Errorf("%+v %v", inventories, err)
+	}
+	if conflicts, err := s.admin.Conflicts(ctx); err != nil || len(conflicts) != 1 {
+		t.Errorf("%+v %v", conflicts, err)
+	}
+	_, body := s.get(http.MethodGet, "/metrics", s.token)
+	for result, n := range map[string]int{"stored": 3, "duplicate": 2, "refused": 6} {
+		if want := fmt.Sprintf("branchpoint_central_site_reports_total{result=%q} %d\n", result, n); !strings.Contains(body, want) {
+			t.Errorf("%s is missing in:\n%s", want, body)
+		}
+	}
 }
 
 // TestDeployedElsewhere: what has run on a computer at one site is known to the others that it may be at, until a person

@@ -13,8 +13,8 @@ import (
 
 // metrics are what central counts. Label values are words of this package, never of the wire.
 type metrics struct {
-	requests, enrolments, status *prometheus.CounterVec
-	published, sent              prometheus.Counter
+	requests, enrolments, status, reports *prometheus.CounterVec
+	published, sent                       prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -25,6 +25,7 @@ func newMetrics() *metrics {
 		requests:   counter("requests_total", "Requests that were answered, by route and HTTP status.", "route", "status"),
 		enrolments: counter("enrolments_total", "Enrolments that were asked for, by result: accepted or refused.", "result"),
 		status:     counter("status_messages_total", "Status messages that branches sent, by result: stored, or duplicate where they were known.", "result"),
+		reports:    counter("site_reports_total", "Reports of machines that branches sent, by result: stored, duplicate where they were known, or refused where they are invalid: the log names these.", "result"),
 		published:  prometheus.NewCounter(prometheus.CounterOpts{Name: "branchpoint_central_snapshots_published_total", Help: "Sites' snapshots that were made or changed."}),
 		sent:       prometheus.NewCounter(prometheus.CounterOpts{Name: "branchpoint_central_snapshots_sent_total", Help: "Snapshots that were given to branches."}),
 	}
@@ -45,10 +46,13 @@ func (m *metrics) register(reg prometheus.Registerer) error {
 	m.enrolments.WithLabelValues(resultRefused)
 	m.status.WithLabelValues(resultStored)
 	m.status.WithLabelValues(resultDuplicate)
+	for _, result := range []string{resultStored, resultDuplicate, resultRefused} {
+		m.reports.WithLabelValues(result)
+	}
 	if reg == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.enrolments, m.status, m.published, m.sent} {
+	for _, c := range []prometheus.Collector{m.requests, m.enrolments, m.status, m.reports, m.published, m.sent} {
 		if err := reg.Register(c); err != nil {
 			return provisioning.Errorf(provisioning.CodeInternal, "", "register central's metrics: %w", err)
 		}

@@ -2,6 +2,7 @@ package central
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,36 +16,70 @@ import (
 // maxReports bounds the body of a batch of site reports in bytes.
 const maxReports = 16 << 20
 
+// maxRefused is how much of a report that is set aside the log repeats, in bytes.
+const maxRefused = 2048
+
 func (c *Central) handleSiteReports(w http.ResponseWriter, r *http.Request, site string) {
-	var in client.SiteReportBatch
+	// Each report is decoded by itself: one that is malformed must not keep the others at the branch, which sends what it is
+	// refused again and again.
+	var in struct {
+		Reports []json.RawMessage `json:"reports"`
+	}
 	if err := readJSON(w, r, maxReports, &in); err != nil {
 		c.fail(w, r, err)
 		return
 	}
-	n, err := c.TakeReports(r.Context(), site, in.Reports)
+	if err := fewReports(len(in.Reports)); err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	reports := make([]provisioning.SiteReport, 0, len(in.Reports))
+	for _, text := range in.Reports {
+		var one provisioning.SiteReport
+		if err := json.Unmarshal(text, &one); err != nil {
+			c.setAside(site, text, err)
+			continue
+		}
+		reports = append(reports, one)
+	}
+	n, err := c.TakeReports(r.Context(), site, reports)
 	c.answer(w, r, struct {
 		New int `json:"new"`
 	}{n}, err)
 }
 
+func fewReports(n int) error {
+	if n > client.MaxSiteReports {
+		return provisioning.Errorf(provisioning.CodeInvalid, "", "%d site reports at once; at most %d are taken", n, client.MaxSiteReports)
+	}
+	return nil
+}
+
+// setAside notes a report that can never be taken in, in the log and in the metrics. To its branch it counts as delivered.
+func (c *Central) setAside(site string, text []byte, why error) {
+	c.metrics.reports.WithLabelValues(resultRefused).Inc()
+	c.cfg.Log.Error("a site report is set aside: it is invalid", "site", site, "error", why, "report", strings.ToValidUTF8(string(text[:min(len(text), maxRefused)]), "?"))
+}
+
 // TakeReports takes in what a site's branch reports of its machines, and returns how many reports were new: computers that
 // it discovered become documents, inventories and conflicting records are kept. Reports that were taken in before do no
-// harm.
+// harm. Those that are invalid, or another site's, are set aside: the log tells of them.
 func (c *Central) TakeReports(ctx context.Context, site string, reports []provisioning.SiteReport) (int, error) {
-	if len(reports) > client.MaxSiteReports {
-		return 0, provisioning.Errorf(provisioning.CodeInvalid, "", "%d site reports at once; at most %d are taken", len(reports), client.MaxSiteReports)
+	if err := fewReports(len(reports)); err != nil {
+		return 0, err
 	}
-	for i := range reports {
-		if err := reports[i].Validate(); err != nil {
-			return 0, err
-		}
-		if reports[i].Site != site {
-			return 0, provisioning.Errorf(provisioning.CodeForbidden, "", "site %s reports of site %.64q", site, reports[i].Site)
-		}
+	reports, err := c.validReports(site, reports)
+	if err != nil {
+		return 0, err
 	}
 	fresh, err := c.cfg.Store.UnknownReports(ctx, site, reports)
-	if err != nil || len(fresh) == 0 {
+	if err != nil {
 		return 0, err
+	}
+	known := len(reports) - len(fresh)
+	if len(fresh) == 0 {
+		c.metrics.reports.WithLabelValues(resultDuplicate).Add(float64(known))
+		return 0, nil
 	}
 	ctx = provisioning.WithActor(ctx, provisioning.Actor{Account: "site " + site, From: provisioning.ActorOf(ctx).From})
 	for i := range fresh {
@@ -62,10 +97,34 @@ func (c *Central) TakeReports(ctx context.Context, site string, reports []provis
 	if err := c.cfg.Store.TakeReports(ctx, c.cfg.Now(), site, fresh); err != nil {
 		return 0, err
 	}
+	c.metrics.reports.WithLabelValues(resultDuplicate).Add(float64(known))
+	c.metrics.reports.WithLabelValues(resultStored).Add(float64(len(fresh)))
 	if publish {
 		c.publishSoon(ctx)
 	}
 	return len(fresh), nil
+}
+
+// validReports are those of a site's reports that can be taken in; the others are set aside.
+func (c *Central) validReports(site string, reports []provisioning.SiteReport) ([]provisioning.SiteReport, error) {
+	valid := make([]provisioning.SiteReport, 0, len(reports))
+	for i := range reports {
+		r := &reports[i]
+		err := r.Validate()
+		if err == nil && r.Site != site {
+			err = provisioning.Errorf(provisioning.CodeForbidden, "", "site %s reports of site %.64q", site, r.Site)
+		}
+		if err == nil {
+			valid = append(valid, *r)
+			continue
+		}
+		text, encodeErr := json.Marshal(r)
+		if encodeErr != nil {
+			return nil, provisioning.Errorf(provisioning.CodeInternal, "", "encode a site report: %w", encodeErr)
+		}
+		c.setAside(site, text, err)
+	}
+	return valid, nil
 }
 
 // ownInventories takes out of a site's reports the inventories of computers that are not its own, and reports whether any are

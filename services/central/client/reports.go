@@ -31,11 +31,12 @@ type ResolveRequest struct {
 	ID   string `json:"id"`
 }
 
-// ReportSite delivers site reports, any number. Reports that were delivered before do no harm.
+// ReportSite delivers site reports, any number. Reports that were delivered before do no harm; ones that central finds invalid
+// are delivered, too: it sets them aside.
 func (b *Branch) ReportSite(ctx context.Context, reports []provisioning.SiteReport) error {
 	for len(reports) > 0 {
 		n := min(len(reports), MaxSiteReports)
-		if _, err := call(ctx, b.http, http.MethodPost, b.base+PathBranchReports, SiteReportBatch{Reports: reports[:n]}, nil); err != nil {
+		if _, err := b.call(ctx, http.MethodPost, PathBranchReports, SiteReportBatch{Reports: reports[:n]}, nil); err != nil {
 			return fmt.Errorf("report machines to central: %w", err)
 		}
 		reports = reports[n:]
