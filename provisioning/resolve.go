@@ -15,8 +15,9 @@ type Facts struct {
 	Changed func(Key) uint64
 	// Inventories are what is known of computers' hardware, by name; those of the site's computers are taken.
 	Inventories map[string]Inventory
-	// Clears are people's orders that still stand, in any order; those for computers of other sites are left out.
-	Clears []Clear
+	// Clears are people's orders that still stand, in any order; those for computers of other sites are left out. Aged are
+	// older ones, which branches are told of no more: what they have cleared at other sites stays cleared.
+	Clears, Aged []Clear
 	// Approvals are those for the site, in any order.
 	Approvals []Approval
 	// Runs are those of all sites that have begun to erase, or have ended, in any order.
@@ -249,17 +250,23 @@ func (r *resolver) runs() {
 			owners[id] = s.Computers[i].Name
 		}
 	}
+	orders := map[string][]*Clear{}
+	for _, list := range [][]Clear{r.facts.Clears, r.facts.Aged} {
+		for i := range list {
+			orders[list[i].Computer] = append(orders[list[i].Computer], &list[i])
+		}
+	}
 	for _, x := range r.facts.Runs {
 		if x.Site == s.Site.Name {
 			continue
 		}
 		run, mine := x.Run, false
+		covers := func(c *Clear) bool { return c.Covers(&run) }
+		run.Cleared = run.Cleared || slices.ContainsFunc(orders[run.Computer], covers)
 		for _, id := range Identities(&Computer{Name: run.Computer, Spec: ComputerSpec{MACAddresses: []MAC{run.Machine.MAC}, SMBIOSGUID: run.Machine.GUID}}) {
 			owner, ok := owners[id]
 			mine = mine || ok
-			run.Cleared = run.Cleared || slices.ContainsFunc(r.facts.Clears, func(c Clear) bool {
-				return (c.Computer == run.Computer || ok && c.Computer == owner) && c.Covers(&run)
-			})
+			run.Cleared = run.Cleared || ok && slices.ContainsFunc(orders[owner], covers)
 		}
 		_, described := r.catalog[Key{KindComputer, run.Computer}]
 		if mine || !described && r.unknown && run.Machine != (Machine{}) {

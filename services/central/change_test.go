@@ -260,6 +260,13 @@ spec: {%s macAddresses: ["52:54:00:12:34:56"]}
 	if par := known("PAR"); par != "desk-1 succeeded true true" {
 		t.Errorf("PAR is told %q of a computer that was cleared", par)
 	}
+	s.clock.Advance(91 * 24 * time.Hour)
+	if err := s.Publish(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if par := known("PAR"); par != "desk-1 succeeded true true" || len(s.snapshot("PAR").Clears) > 0 {
+		t.Errorf("PAR is told %q of a computer that was cleared long ago", par)
+	}
 }
 
 // TestTellingOfOthersComputers: what a site tells of another site's computers changes nothing of what these get.

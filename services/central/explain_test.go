@@ -179,6 +179,58 @@ func TestExplainByWhatHasRun(t *testing.T) {
 	}
 }
 
+// TestClearsOutliveTheirPublication: a run that was cleared counts for nothing for as long as it is kept. A Clear that has cleared
+// nothing is forgotten.
+func TestClearsOutliveTheirPublication(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.mustApply(offices)
+	ctx := t.Context()
+	lon := s.branchAt("LON")
+	lon.ran("desk-1", 1, provisioning.RunSucceeded)
+	s.clock.Advance(time.Minute)
+	if _, err := s.admin.Clear(ctx, client.ClearRequest{Computers: []string{"desk-1", "desk-2"}}); err != nil {
+		t.Fatal(err)
+	}
+	orders := func() string {
+		t.Helper()
+		all, err := s.store.Orders(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, o := range all {
+			out = append(out, o.Computer+o.Site)
+		}
+		return strings.Join(out, ", ")
+	}
+	cleared := func(when string) {
+		t.Helper()
+		e, err := s.admin.Explain(ctx, client.ExplainRequest{Machine: "desk-1"})
+		if err != nil || e.Decision.Rule() != policy.RuleRequired {
+			t.Errorf("%s: %+v, %v", when, e.Decision, err)
+		}
+		if got := counts(t, s.admin); got != "rollout 2/0/0/0" {
+			t.Errorf("%s: %s", when, got)
+		}
+	}
+	if got := orders(); got != "desk-1, desk-2" {
+		t.Error(got)
+	}
+	cleared("at once")
+	s.clock.Advance(91 * 24 * time.Hour)
+	cleared("when no branch is told any more")
+	if _, err := s.admin.Approve(ctx, client.ApprovalRequest{Site: "LON", Wipes: 1, ValidMinutes: 60}); err != nil {
+		t.Fatal(err)
+	}
+	if got := orders(); got != "desk-1, LON" {
+		t.Errorf("orders %s are kept", got)
+	}
+	if n := len(s.snapshot("LON").Clears); n > 0 {
+		t.Errorf("%d orders are published", n)
+	}
+	cleared("when old orders were forgotten")
+}
+
 // TestExplainRights: whoever is limited learns of their own machines and sites.
 func TestExplainRights(t *testing.T) {
 	s := start(t, t.TempDir())

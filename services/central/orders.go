@@ -12,7 +12,7 @@ import (
 
 const (
 	// clearAge is how long a Clear is published: a branch that did not hear of it for longer runs nothing again, which is
-	// the safe side.
+	// the safe side. Central itself goes by a Clear for as long as it keeps a run that was cleared.
 	clearAge = 90 * 24 * time.Hour
 	// maxClears bounds the Clears of one order, and those that are published.
 	maxClears = 10000
@@ -21,46 +21,95 @@ const (
 	maxApproval = 7 * 24 * time.Hour
 )
 
-// standing are the orders that still stand: of each computer the last Clear, and the approvals by site that have not
-// expired.
-func standing(orders []provisioning.Order, now time.Time) ([]provisioning.Clear, map[string][]provisioning.Approval) {
-	last := map[string]provisioning.Clear{}
-	approvals := map[string][]provisioning.Approval{}
-	for _, o := range orders {
-		switch {
-		case o.Computer != "" && now.Sub(o.At) < clearAge:
-			last[o.Computer] = provisioning.Clear{Number: o.Number, Computer: o.Computer, At: o.At, By: o.By}
-		case o.Site != "" && now.Before(o.Expires):
-			approvals[o.Site] = append(approvals[o.Site], provisioning.Approval{Number: o.Number, Wipes: o.Wipes, Expires: o.Expires, By: o.By})
-		}
-	}
-	clears := make([]provisioning.Clear, 0, len(last))
-	for _, c := range last {
-		clears = append(clears, c)
-	}
-	slices.SortFunc(clears, func(a, b provisioning.Clear) int { return cmp.Compare(a.Number, b.Number) })
-	return clears[max(0, len(clears)-maxClears):], approvals
+// standingOrders are the orders that still stand.
+type standingOrders struct {
+	// clears are, of each computer, the last Clear, as far as branches are told of it; aged are those that they are told of no
+	// more, and which hold for what central keeps of runs. Both by number.
+	clears, aged []provisioning.Clear
+	// approvals are those that have not expired, by site.
+	approvals map[string][]provisioning.Approval
 }
 
-// fallen are the numbers of the orders that stand no longer.
-func fallen(orders []provisioning.Order, now time.Time) []uint64 {
+// standing are the orders that still stand: of each computer the last Clear, and the approvals that have not expired.
+func standing(all []provisioning.Order, now time.Time) standingOrders {
+	last := map[string]provisioning.Clear{}
+	out := standingOrders{approvals: map[string][]provisioning.Approval{}}
+	for _, o := range all {
+		switch {
+		case o.Computer != "":
+			last[o.Computer] = provisioning.Clear{Number: o.Number, Computer: o.Computer, At: o.At, By: o.By}
+		case now.Before(o.Expires):
+			out.approvals[o.Site] = append(out.approvals[o.Site], provisioning.Approval{Number: o.Number, Wipes: o.Wipes, Expires: o.Expires, By: o.By})
+		}
+	}
+	for _, c := range last {
+		if now.Sub(c.At) < clearAge {
+			out.clears = append(out.clears, c)
+		} else {
+			out.aged = append(out.aged, c)
+		}
+	}
+	slices.SortFunc(out.clears, byNumber)
+	many := max(0, len(out.clears)-maxClears)
+	out.aged = append(out.aged, out.clears[:many]...)
+	out.clears = out.clears[many:]
+	slices.SortFunc(out.aged, byNumber)
+	return out
+}
+
+func byNumber(a, b provisioning.Clear) int { return cmp.Compare(a.Number, b.Number) }
+
+// fallen are the numbers of the orders that stand no longer, and of the aged ones that hold for nothing.
+func (s *standingOrders) fallen(all []provisioning.Order, holds map[uint64]bool) []uint64 {
 	stands := map[uint64]bool{}
-	clears, approvals := standing(orders, now)
-	for _, c := range clears {
+	for _, c := range s.clears {
 		stands[c.Number] = true
 	}
-	for _, as := range approvals {
+	for _, c := range s.aged {
+		stands[c.Number] = holds[c.Number]
+	}
+	for _, as := range s.approvals {
 		for _, a := range as {
 			stands[a.Number] = true
 		}
 	}
 	var out []uint64
-	for _, o := range orders {
+	for _, o := range all {
 		if !stands[o.Number] {
 			out = append(out, o.Number)
 		}
 	}
 	return out
+}
+
+// forget forgets orders that have no effect any more. A Clear has one as long as a run that it clears is kept: without it that
+// run would count again.
+func (c *Central) forget(ctx context.Context) error {
+	all, err := c.cfg.Store.Orders(ctx)
+	if err != nil {
+		return err
+	}
+	stand := standing(all, c.cfg.Now())
+	holds := map[uint64]bool{}
+	if len(stand.aged) > 0 {
+		catalog, err := c.catalog(ctx)
+		if err != nil {
+			return err
+		}
+		clearing := newClearing(stand.aged, func(name string) *provisioning.Computer {
+			return catalog[provisioning.Key{Kind: provisioning.KindComputer, Name: name}].Computer
+		})
+		err = c.cfg.Store.EachRun(ctx, provisioning.RunFilter{}, func(r provisioning.RunRecord) error {
+			for o := range clearing.of(&r.Run) {
+				holds[o.Number] = true
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return c.cfg.Store.DropOrders(ctx, stand.fallen(all, holds))
 }
 
 // Clear orders that what has run on computers may run again, and publishes the orders. It fails with CodeConflict where
@@ -148,12 +197,8 @@ func (c *Central) order(ctx context.Context, orders []provisioning.Order) (clien
 	for _, o := range given {
 		c.cfg.Log.Info("order", "number", o.Number, "computer", o.Computer, "site", o.Site, "wipes", o.Wipes, "by", o.By)
 	}
-	all, err := c.cfg.Store.Orders(ctx)
-	if err == nil {
-		err = c.cfg.Store.DropOrders(ctx, fallen(all, c.cfg.Now()))
-	}
-	if err != nil {
-		c.cfg.Log.Warn("cannot forget old orders", "error", err) // they stand no longer whether they are forgotten or not
+	if err := c.forget(ctx); err != nil {
+		c.cfg.Log.Warn("cannot forget old orders", "error", err) // they have no effect whether they are forgotten or not
 	}
 	c.publishSoon(ctx)
 	return client.OrderResult{Orders: given}, nil

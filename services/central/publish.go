@@ -46,7 +46,7 @@ func (c *Central) next(ctx context.Context, p provisioning.Publication, contacts
 			changed[d.Key()] = d.Change
 		}
 	}
-	clears, approvals := standing(p.Orders, c.cfg.Now())
+	stand := standing(p.Orders, c.cfg.Now())
 	var out []provisioning.SiteSnapshot
 	for _, site := range sites(catalog) {
 		old := p.Present[site]
@@ -58,8 +58,9 @@ func (c *Central) next(ctx context.Context, p provisioning.Publication, contacts
 				},
 				Changed:     func(k provisioning.Key) uint64 { return changed[k] },
 				Inventories: p.Inventories,
-				Clears:      clears,
-				Approvals:   approvals[site],
+				Clears:      stand.clears,
+				Aged:        stand.aged,
+				Approvals:   stand.approvals[site],
 				Runs:        p.Runs,
 			})
 		}

@@ -2,6 +2,8 @@ package central
 
 import (
 	"context"
+	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +27,7 @@ func (c *Central) siteRuns(ctx context.Context, site string) ([]provisioning.Run
 type clearing struct {
 	byName map[string][]cleared
 	byMAC  map[provisioning.MAC][]cleared
+	byGUID map[provisioning.GUID][]cleared
 }
 
 type cleared struct {
@@ -34,7 +37,7 @@ type cleared struct {
 
 // newClearing makes orders ready; computer finds computers by their names, nil where there is none.
 func newClearing(orders []provisioning.Clear, computer func(name string) *provisioning.Computer) *clearing {
-	x := &clearing{byName: map[string][]cleared{}, byMAC: map[provisioning.MAC][]cleared{}}
+	x := &clearing{byName: map[string][]cleared{}, byMAC: map[provisioning.MAC][]cleared{}, byGUID: map[provisioning.GUID][]cleared{}}
 	for i := range orders {
 		o := cleared{&orders[i], computer(orders[i].Computer)}
 		if o.computer == nil {
@@ -44,24 +47,35 @@ func newClearing(orders []provisioning.Clear, computer func(name string) *provis
 		for _, m := range o.computer.Spec.MACAddresses {
 			x.byMAC[m] = append(x.byMAC[m], o)
 		}
+		if g := o.computer.Spec.SMBIOSGUID; g != "" {
+			x.byGUID[g] = append(x.byGUID[g], o)
+		}
 	}
 	return x
 }
 
 // clears reports whether a run counts for nothing any more: its branch has said so, or will once it has the order.
 func (x *clearing) clears(r *provisioning.Run) bool {
-	if r.Cleared {
-		return true
-	}
-	for _, orders := range [][]cleared{x.byName[r.Computer], x.byMAC[r.Machine.MAC]} {
-		for _, o := range orders {
-			// One that had erased nothing when the order was given was not cleared by it, whatever came of it since.
-			if (r.Spent || !r.UpdatedAt.After(o.order.At)) && policy.ClearedBy(o.order, o.computer, r) {
-				return true
+	cleared := r.Cleared
+	x.of(r)(func(*provisioning.Clear) bool {
+		cleared = true
+		return false
+	})
+	return cleared
+}
+
+// of are the orders that clear a run; one may come more than once.
+func (x *clearing) of(r *provisioning.Run) iter.Seq[*provisioning.Clear] {
+	return func(yield func(*provisioning.Clear) bool) {
+		for _, orders := range [][]cleared{x.byName[r.Computer], x.byMAC[r.Machine.MAC], x.byGUID[r.Machine.GUID]} {
+			for _, o := range orders {
+				// One that had erased nothing when the order was given was not cleared by it, whatever came of it since.
+				if (r.Spent || !r.UpdatedAt.After(o.order.At)) && policy.ClearedBy(o.order, o.computer, r) && !yield(o.order) {
+					return
+				}
 			}
 		}
 	}
-	return false
 }
 
 // siteHistory is a site's history as far as its branch has told it, after the orders of its snapshot.
@@ -82,9 +96,16 @@ func (c *Central) siteHistory(ctx context.Context, s *provisioning.Snapshot, at 
 	if err != nil {
 		return policy.History{}, err
 	}
-	orders := newClearing(s.Clears, computerFinder(s, h.Discovered))
+	given, err := c.cfg.Store.Orders(ctx)
+	if err != nil {
+		return policy.History{}, err
+	}
+	find := computerFinder(s, h.Discovered)
+	// Its branch has obeyed those that it is told of no more.
+	obeyed := slices.DeleteFunc(standing(given, c.cfg.Now()).aged, func(o provisioning.Clear) bool { return find(o.Computer) == nil })
+	clearing := newClearing(slices.Concat(obeyed, s.Clears), find)
 	for i := range h.Runs {
-		h.Runs[i].Cleared = orders.clears(&h.Runs[i])
+		h.Runs[i].Cleared = clearing.clears(&h.Runs[i])
 	}
 	for i := range s.Approvals {
 		h.Approved += left(&s.Approvals[i], h.Runs, latest(at, s.IssuedAt))

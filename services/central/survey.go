@@ -79,12 +79,12 @@ func (c *Central) survey(ctx context.Context, wanted func(advertisement string) 
 		}
 	}
 	slices.SortFunc(s.computers, func(a, b *surveyed) int { return cmp.Compare(a.name, b.name) })
-	orders, err := c.cfg.Store.Orders(ctx)
+	given, err := c.cfg.Store.Orders(ctx)
 	if err != nil {
 		return nil, err
 	}
-	clears, _ := standing(orders, c.cfg.Now())
-	clearing := newClearing(clears, func(name string) *provisioning.Computer {
+	stand := standing(given, c.cfg.Now())
+	clearing := newClearing(slices.Concat(stand.aged, stand.clears), func(name string) *provisioning.Computer {
 		if x := s.byName[name]; x != nil {
 			return x.computer
 		}
