@@ -215,7 +215,7 @@ func TestStatusArrivesOnce(t *testing.T) {
 	}
 	received := func() (ids []string) {
 		t.Helper()
-		messages, err := cdb.Status(t.Context(), provisioning.StatusFilter{Run: run.ID})
+		messages, _, err := cdb.Status(t.Context(), provisioning.StatusFilter{Run: run.ID})
 		if err != nil {
 			t.Fatal(err)
 		}

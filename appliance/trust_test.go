@@ -192,7 +192,7 @@ func TestRestoredCentralAndReplacedDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	reported := func(db *store.Store) int {
-		m, err := db.Status(ctx, provisioning.StatusFilter{})
+		m, _, err := db.Status(ctx, provisioning.StatusFilter{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,6 +62,8 @@ type StatusFilter struct {
 	Computer     string
 	Run          string
 	TaskSequence string
+	// Before chooses runs that were first reported before the one which the store knows by that number; 0 begins with the newest.
+	Before uint64
 	// Runs bounds the answer to the newest runs; 0 means 100.
 	Runs int
 	// Sees says of a site and a computer whether whoever asks may see what ran there; nil chooses all.

@@ -71,10 +71,15 @@ func Reports(messages []StatusMessage) []RunReport {
 		})
 		out = append(out, report(ms))
 	}
-	slices.SortFunc(out, func(a, b RunReport) int {
+	SortReports(out)
+	return out
+}
+
+// SortReports sorts reports by when their runs began, newest first.
+func SortReports(reports []RunReport) {
+	slices.SortFunc(reports, func(a, b RunReport) int {
 		return cmp.Or(b.StartedAt.Compare(a.StartedAt), cmp.Compare(a.Site, b.Site), cmp.Compare(a.Run, b.Run))
 	})
-	return out
 }
 
 // report makes the report of one run from its messages in order; there is at least one.

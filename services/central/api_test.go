@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -403,6 +404,75 @@ func TestPages(t *testing.T) {
 	if changes, err := s.admin.Changes(ctx, 5, 3); err != nil || len(changes) != 3 || changes[2].Number != 2 {
 		t.Error(changes, err)
 	}
+}
+
+// TestStatusPages turns the pages of runs while these report again, which moves none: each is there once, and a limited account has
+// full pages of those that it sees.
+func TestStatusPages(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	ctx := t.Context()
+	limited := s.account("lon")
+	s.mustApply(documents + role("london", "operator", "lon", ", sites: [LON]"))
+	branches := map[string]*client.Branch{}
+	for _, code := range []string{"LON", "PAR"} {
+		branches[code], _ = s.enrol(code)
+	}
+	said := 0
+	report := func(code string, run int) {
+		t.Helper()
+		said++
+		m := message(said, provisioning.StatusStepStarted, 1)
+		m.Site, m.Computer, m.Run = code, fmt.Sprint("machine-", run), fmt.Sprintf("%032x", run)
+		if err := branches[code].Report(ctx, []provisioning.StatusMessage{m}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, code := range []string{"LON", "PAR", "LON", "PAR", "LON", "LON", "PAR"} {
+		report(code, i)
+	}
+	turn := func(a *client.Admin, again func()) (sizes []int, runs string) {
+		t.Helper()
+		for after := ""; ; {
+			r := s.send(a, http.MethodGet, client.PathStatus+"?limit=2&after="+after, "")
+			var page client.StatusReport
+			if err := json.Unmarshal(r.body, &page); err != nil || r.status != http.StatusOK {
+				t.Fatalf("%d %s %v", r.status, r.body, err)
+			}
+			var ids []string
+			for _, x := range page.Runs {
+				ids = append(ids, strings.TrimPrefix(x.Computer, "machine-"))
+			}
+			slices.Sort(ids)
+			sizes, runs = append(sizes, len(ids)), runs+" "+strings.Join(ids, "+")
+			if after = page.Next; after == "" {
+				return sizes, runs
+			}
+			again()
+		}
+	}
+	if sizes, runs := turn(s.admin, func() { report("LON", 0); report("LON", 5) }); runs != " 5+6 3+4 1+2 0" {
+		t.Errorf("pages of %v:%s", sizes, runs)
+	}
+	// A run that is new meanwhile is on the first page, which was turned already.
+	if sizes, runs := turn(limited, func() { report("LON", 100+said) }); runs != " 4+5 0+2" {
+		t.Errorf("a limited account: pages of %v:%s", sizes, runs)
+	}
+	r, err := s.admin.Status(ctx, provisioning.StatusFilter{Runs: 3})
+	if err != nil || len(r.Runs) != 3 || r.Next == "" {
+		t.Fatal(r, err)
+	}
+	before, err := strconv.ParseUint(r.Next, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, err := s.admin.Status(ctx, provisioning.StatusFilter{Before: before, Runs: 1000})
+	if err != nil || rest.Next != "" || len(rest.Runs) < 4 || slices.ContainsFunc(rest.Runs, func(x provisioning.RunReport) bool {
+		return slices.ContainsFunc(r.Runs, func(y provisioning.RunReport) bool { return x.Run == y.Run })
+	}) {
+		t.Error(rest, err)
+	}
+	s.send(s.admin, http.MethodGet, client.PathStatus+"?after=x", "").problem(t, http.StatusBadRequest)
 }
 
 // TestIdempotencyKey sends each request that has an effect twice under one key: there is one effect, and one answer.

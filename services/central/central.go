@@ -68,7 +68,8 @@ type Store interface {
 	AppendStatus(ctx context.Context, received time.Time, messages []provisioning.StatusMessage) (int, error)
 	// NoteRuns keeps what messages say of their runs, for Publication.Runs.
 	NoteRuns(ctx context.Context, messages []provisioning.StatusMessage) error
-	Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, error)
+	// Status returns the messages of runs, and the Before of the runs that follow, 0 where there are none.
+	Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, uint64, error)
 	// EachRun calls do with the record of each run that f chooses, in no order.
 	EachRun(ctx context.Context, f provisioning.RunFilter, do func(provisioning.RunRecord) error) error
 }

@@ -39,7 +39,7 @@ func TestStatus(t *testing.T) {
 	if err != nil || len(r.Runs) != 1 || r.Runs[0].State != provisioning.RunStarted || len(r.Runs[0].Steps) != 1 || r.Runs[0].Steps[0].Output != "" {
 		t.Errorf("%+v %v", r, err)
 	}
-	stored, err := s.store.Status(ctx, provisioning.StatusFilter{})
+	stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{})
 	if err != nil || len(stored) != 3 {
 		t.Errorf("%d messages stored: %v", len(stored), err)
 	}
@@ -58,7 +58,7 @@ func TestStatus(t *testing.T) {
 	bad.Output = strings.Repeat("x", provisioning.MaxStatusOutput+1)
 	err = lon.Report(ctx, []provisioning.StatusMessage{message(4, provisioning.StatusStepStarted, 2), bad})
 	wantCode(t, err, provisioning.CodeInvalid, "longer than allowed")
-	if stored, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 3 {
+	if stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 3 {
 		t.Errorf("%d messages stored: %v", len(stored), err)
 	}
 
@@ -70,7 +70,7 @@ func TestStatus(t *testing.T) {
 	if err := lon.Report(ctx, many); err != nil {
 		t.Fatal(err)
 	}
-	if stored, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 3+len(many) {
+	if stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 3+len(many) {
 		t.Errorf("%d messages stored: %v", len(stored), err)
 	}
 }
@@ -126,7 +126,7 @@ func TestHostileBodies(t *testing.T) {
 			}
 		})
 	}
-	if stored, err := s.store.Status(t.Context(), provisioning.StatusFilter{}); err != nil || len(stored) != 0 {
+	if stored, _, err := s.store.Status(t.Context(), provisioning.StatusFilter{}); err != nil || len(stored) != 0 {
 		t.Errorf("%d messages stored: %v", len(stored), err)
 	}
 	if _, err := s.admin.Sites(t.Context()); err != nil {

@@ -78,7 +78,7 @@ func TestOldDatabase(t *testing.T) {
 	}, err)
 	snapshot, err := s.SiteSnapshot(ctx, "LON")
 	same("snapshot", snapshot, &provisioning.SiteSnapshot{Site: "LON", Epoch: 1, Number: 7, Core: "core", Signed: provisioning.SignedSnapshot{Payload: []byte{2}, Signature: []byte{3}}}, err)
-	status, err := s.Status(ctx, provisioning.StatusFilter{})
+	status, _, err := s.Status(ctx, provisioning.StatusFilter{})
 	same("status", status[:1], []provisioning.StatusMessage{{ID: "i", Run: "r"}}, err)
 	runs, err := siteRuns(ctx, s.db)
 	same("runs", runs, []provisioning.SiteRun{{Site: "LON", Run: provisioning.Run{

@@ -41,7 +41,10 @@ var fillRunRecords = goose.NewGoMigration(11, &goose.GoFunc{RunTx: func(ctx cont
 		if err != nil {
 			return err
 		}
-		if err := x.put(ctx, tx, k); err != nil {
+		// As the table was then.
+		err = put(ctx, tx, `INSERT INTO run_records (record, site, id, number, computer, advertisement, task_sequence) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			x.record, k.site, k.run, x.number, x.record.Run.Computer, x.record.Run.Advertisement, x.record.Run.TaskSequence)
+		if err != nil {
 			return err
 		}
 	}
@@ -50,22 +53,28 @@ var fillRunRecords = goose.NewGoMigration(11, &goose.GoFunc{RunTx: func(ctx cont
 
 type runKey struct{ site, run string }
 
-// siteRun is a run's record, and the number of its last message.
+// siteRun is a run's record, and the numbers of the last message, and of the first one that was stored now.
 type siteRun struct {
-	record provisioning.RunRecord
-	number int64
+	record        provisioning.RunRecord
+	first, number int64
 }
 
 // note takes in a message that was stored with that number.
 func (x *siteRun) note(m *provisioning.StatusMessage, number int64) {
 	x.record.Note(m)
 	x.number = number
+	if x.first == 0 {
+		x.first = number
+	}
 }
 
 func (x *siteRun) put(ctx context.Context, tx *sql.Tx, k runKey) error {
 	r := &x.record.Run
-	return put(ctx, tx, `INSERT OR REPLACE INTO run_records (record, site, id, number, computer, advertisement, task_sequence) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		x.record, k.site, k.run, x.number, r.Computer, r.Advertisement, r.TaskSequence)
+	// A run that is there keeps its first_number: by that runs are listed, and it must not move while somebody turns pages.
+	return put(ctx, tx, `INSERT INTO run_records (record, site, id, number, first_number, computer, advertisement, task_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (site, id) DO UPDATE SET record = excluded.record, number = excluded.number, computer = excluded.computer,
+			advertisement = excluded.advertisement, task_sequence = excluded.task_sequence`,
+		x.record, k.site, k.run, x.number, x.first, r.Computer, r.Advertisement, r.TaskSequence)
 }
 
 // runBatch are the runs that a batch of messages is about.

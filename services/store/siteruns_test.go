@@ -67,7 +67,7 @@ func TestRunRecords(t *testing.T) {
 	if err := s.EachRun(ctx, provisioning.RunFilter{}, func(provisioning.RunRecord) error { return stop }); !errors.Is(err, stop) {
 		t.Error(err)
 	}
-	messages, err := s.Status(ctx, provisioning.StatusFilter{TaskSequence: "t"})
+	messages, _, err := s.Status(ctx, provisioning.StatusFilter{TaskSequence: "t"})
 	if err != nil || len(messages) != 4 {
 		t.Errorf("%d messages: %v", len(messages), err)
 	}
@@ -76,7 +76,7 @@ func TestRunRecords(t *testing.T) {
 			t.Error("facts are stored twice")
 		}
 	}
-	if messages, err := s.Status(ctx, provisioning.StatusFilter{TaskSequence: "u"}); err != nil || len(messages) != 0 {
+	if messages, _, err := s.Status(ctx, provisioning.StatusFilter{TaskSequence: "u"}); err != nil || len(messages) != 0 {
 		t.Errorf("%d messages of another task sequence: %v", len(messages), err)
 	}
 }
@@ -125,7 +125,7 @@ func TestFillSiteRuns(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	// The newest by arrival stay the newest.
-	if ms, err := s.Status(t.Context(), provisioning.StatusFilter{Runs: 1}); err != nil || len(ms) != 1 || ms[0].Run != "2" {
+	if ms, _, err := s.Status(t.Context(), provisioning.StatusFilter{Runs: 1}); err != nil || len(ms) != 1 || ms[0].Run != "2" {
 		t.Errorf("%+v, %v", ms, err)
 	}
 }

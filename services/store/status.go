@@ -119,28 +119,34 @@ const defaultRuns = 100
 // errEnough ends the reading of rows.
 var errEnough = errors.New("enough")
 
-// Status returns every message of the runs that f chooses, the newest runs by arrival.
-func (s *Store) Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, error) {
+// Status returns every message of the runs that f chooses: of those that were first reported last. Where there are more, it
+// returns the Before of those that follow, else 0.
+func (s *Store) Status(ctx context.Context, f provisioning.StatusFilter) ([]provisioning.StatusMessage, uint64, error) {
 	if f.Runs <= 0 {
 		f.Runs = defaultRuns
 	}
 	out := []provisioning.StatusMessage{}
+	var next int64
 	err := s.view(ctx, "read status messages", func(tx *sql.Tx) error {
 		chosen := [][2]string{}
+		var last int64
 		err := rows(ctx, tx, func(r *sql.Rows) error {
 			var site, run, computer string
-			if err := r.Scan(&site, &run, &computer); err != nil {
+			var first int64
+			if err := r.Scan(&first, &site, &run, &computer); err != nil {
 				return err
 			}
-			if f.Sees == nil || f.Sees(site, computer) {
-				chosen = append(chosen, [2]string{site, run})
+			if f.Sees != nil && !f.Sees(site, computer) {
+				return nil
 			}
 			if len(chosen) == f.Runs {
+				next = last
 				return errEnough
 			}
+			last, chosen = first, append(chosen, [2]string{site, run})
 			return nil
-		}, `SELECT site, id, computer FROM run_records WHERE (?1 = '' OR computer = ?1) AND (?2 = '' OR id = ?2) AND (?3 = '' OR task_sequence = ?3)
-			ORDER BY number DESC`, f.Computer, f.Run, f.TaskSequence)
+		}, `SELECT first_number, site, id, computer FROM run_records WHERE (?1 = '' OR computer = ?1) AND (?2 = '' OR id = ?2) AND (?3 = '' OR task_sequence = ?3)
+			AND (?4 = 0 OR first_number < ?4) ORDER BY first_number DESC`, f.Computer, f.Run, f.TaskSequence, int64(f.Before))
 		if err != nil && !errors.Is(err, errEnough) {
 			return err
 		}
@@ -159,5 +165,5 @@ func (s *Store) Status(ctx context.Context, f provisioning.StatusFilter) ([]prov
 		}, `WITH chosen AS (SELECT value ->> 0 AS site, value ->> 1 AS run FROM json_each(?))
 			SELECT message FROM status JOIN chosen USING (site, run) ORDER BY number`, keys)
 	})
-	return out, err
+	return out, uint64(next), err
 }

@@ -421,7 +421,7 @@ func TestStatusCountsOnce(t *testing.T) {
 		{provisioning.StatusFilter{Runs: 1}, "LON:1"}, // run 2 arrived last
 		{provisioning.StatusFilter{Computer: "desk-9"}, ""},
 	} {
-		ms, err := s.Status(ctx, c.filter)
+		ms, _, err := s.Status(ctx, c.filter)
 		var got []string
 		for _, m := range ms {
 			got = append(got, m.Site+":"+m.Text)

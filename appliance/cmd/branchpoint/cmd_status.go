@@ -42,12 +42,19 @@ func (a *app) statusCommand() *cobra.Command {
 			if f.Run != "" && len(r.Runs) == 0 {
 				return provisioning.Errorf(provisioning.CodeNotFound, "See which there are: branchpoint status", "there is no run %s", f.Run)
 			}
-			return showStatus(a.stdout, r, verbose || f.Run != "" || f.Computer != "" && f.TaskSequence != "")
+			if err := showStatus(a.stdout, r, verbose || f.Run != "" || f.Computer != "" && f.TaskSequence != ""); err != nil {
+				return err
+			}
+			if r.Next != "" {
+				fmt.Fprintf(a.stderr, "more with: branchpoint status --before %s\n", r.Next)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&f.Computer, "computer", "", "only runs on the computer of that `NAME`")
 	cmd.Flags().StringVar(&f.TaskSequence, "task-sequence", "", "only runs of the task sequence of that `NAME`; with --computer, with every step")
 	cmd.Flags().StringVar(&f.Run, "run", "", "only the run of that `ID`, with its steps and their output")
+	cmd.Flags().Uint64Var(&f.Before, "before", 0, "only runs that were first reported before that `NUMBER`, which a shortened list ends with")
 	cmd.Flags().IntVar(&f.Runs, "runs", 0, "at most so many runs, the newest (default 100)")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "show every step")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -100,14 +100,33 @@ func (a *Admin) CreateToken(ctx context.Context, site string, valid time.Duratio
 	return t, err
 }
 
-// Status returns reports of the runs that f chooses, newest first.
+// defaultRuns is how many runs Status asks for unless it is told otherwise.
+const defaultRuns = 100
+
+// Status returns reports of the runs that f chooses, newest first, as many as f says. Next is the Before of those that follow.
 func (a *Admin) Status(ctx context.Context, f provisioning.StatusFilter) (StatusReport, error) {
-	var r StatusReport
-	q := url.Values{"computer": {f.Computer}, "taskSequence": {f.TaskSequence}, "run": {f.Run}, "runs": {strconv.Itoa(f.Runs)}}
-	if err := a.ask(ctx, http.MethodGet, PathStatus+"?"+q.Encode(), nil, &r); err != nil {
-		return r, fmt.Errorf("read status: %w", err)
+	if f.Runs <= 0 {
+		f.Runs = defaultRuns
 	}
-	return r, nil
+	q := url.Values{"computer": {f.Computer}, "taskSequence": {f.TaskSequence}, "run": {f.Run}}
+	if f.Before > 0 {
+		q.Set("after", strconv.FormatUint(f.Before, 10))
+	}
+	runs := []provisioning.RunReport{}
+	for {
+		q.Set("limit", strconv.Itoa(min(f.Runs-len(runs), MaxPage)))
+		page, err := get[StatusReport](ctx, a, PathStatus, q)
+		if err != nil {
+			return page, fmt.Errorf("read status: %w", err)
+		}
+		runs = append(runs, page.Runs...)
+		if page.Next == "" || len(runs) >= f.Runs {
+			page.Runs = runs
+			provisioning.SortReports(page.Runs) // pages are of runs by when central first heard of them
+			return page, nil
+		}
+		q.Set("after", page.Next)
+	}
 }
 
 // Sites says where every site stands.

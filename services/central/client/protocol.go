@@ -109,6 +109,8 @@ type StatusReport struct {
 	Runs []provisioning.RunReport `json:"runs"`
 	// Time is central's clock, UTC.
 	Time time.Time `json:"time"`
+	// Next is the after of the page that follows; empty where there is none.
+	Next string `json:"next,omitempty"`
 }
 
 // SiteState is where a site stands at central.
