@@ -36,11 +36,21 @@ func tell(d *client.Danger) string {
 	if len(d.UnknownSites) > 0 {
 		what = append(what, "every unknown machine at "+listed(d.UnknownSites))
 	}
-	text := "this would let disks be erased without anybody at the computer, of " + strings.Join(what, "; and of ")
-	if len(d.Always) > 0 {
-		text += "; at each boot by " + listed(d.Always)
+	var texts []string
+	if len(what) > 0 {
+		texts = append(texts, "this would let disks be erased without anybody at the computer, of "+strings.Join(what, "; and of "))
 	}
-	return text
+	if len(d.Always) > 0 {
+		texts = append(texts, "at each boot by "+listed(d.Always))
+	}
+	if len(d.Caps) > 0 {
+		sites := make([]string, len(d.Caps))
+		for i, c := range d.Caps {
+			sites[i] = fmt.Sprintf("%s %d, not %d", c.Site, c.To, c.From)
+		}
+		texts = append(texts, "this would let more deployments that erase disks begin in an hour: at "+listed(sites))
+	}
+	return strings.Join(texts, "; ")
 }
 
 func counted(n int) string {
@@ -51,26 +61,53 @@ func counted(n int) string {
 }
 
 // newDanger is the danger of what a change starts, nil where nobody needs to be asked: up to limit computers go unasked,
-// unknown machines and what runs at each boot never.
-func newDanger(count int, names, unknownSites, always []string, limit int) *client.Danger {
-	if count <= limit && len(unknownSites) == 0 && len(always) == 0 {
+// unknown machines, what runs at each boot, and raised wipe caps never.
+func newDanger(count int, names, unknownSites, always []string, caps []client.RaisedCap, limit int) *client.Danger {
+	if count <= limit && len(unknownSites) == 0 && len(always) == 0 && len(caps) == 0 {
 		return nil
 	}
-	d := &client.Danger{Count: count, Computers: names[:min(len(names), maxNamed)], UnknownSites: unknownSites, Always: always}
-	switch {
-	case len(unknownSites) == 0:
-		d.Confirm = fmt.Sprint(count)
-	case count == 0:
-		d.Confirm = "unknown"
-	default:
-		d.Confirm = fmt.Sprintf("%d+unknown", count)
+	d := &client.Danger{Count: count, Computers: names[:min(len(names), maxNamed)], UnknownSites: unknownSites, Always: always, Caps: caps}
+	var confirm []string
+	if count > 0 {
+		confirm = append(confirm, fmt.Sprint(count))
 	}
+	if len(unknownSites) > 0 {
+		confirm = append(confirm, "unknown")
+	}
+	if len(caps) > 0 {
+		sum := 0
+		for _, c := range caps {
+			sum += c.To
+		}
+		confirm = append(confirm, fmt.Sprintf("%d/h", sum))
+	}
+	d.Confirm = strings.Join(confirm, "+")
 	d.Text = tell(d)
 	return d
 }
 
+// raisedCaps are the wipe caps that the plan raises, by site: against the site's own, or what a site has that sets none.
+func (p *plan) raisedCaps() []client.RaisedCap {
+	limit := func(o *provisioning.Object) int {
+		if o == nil || o.Site.Spec.PXE == nil || o.Site.Spec.PXE.WipesPerHour == 0 {
+			return provisioning.DefaultWipesPerHour
+		}
+		return o.Site.Spec.PXE.WipesPerHour
+	}
+	var out []client.RaisedCap
+	for _, t := range p.touched {
+		if t.key.Kind != provisioning.KindSite || t.after == nil || t.after.Site.Spec.PXE == nil {
+			continue
+		}
+		if from, to := limit(t.before), limit(t.after); to > from {
+			out = append(out, client.RaisedCap{Site: t.key.Name, From: from, To: to})
+		}
+	}
+	return out
+}
+
 // danger says which computers would begin to erase their disks because of the plan, by themselves, that would not have
-// without it.
+// without it; and at which sites more of them could at once.
 func (p *plan) danger(now time.Time, inventories map[string]provisioning.Inventory, limit int) *client.Danger {
 	changed := map[provisioning.Key]bool{}
 	for _, t := range p.touched {
@@ -111,7 +148,7 @@ func (p *plan) danger(now time.Time, inventories map[string]provisioning.Invento
 	}
 	unknown := newlyUnknown(before, after)
 	names := slices.Sorted(maps.Keys(computers))
-	return newDanger(len(names), names, unknown, slices.Sorted(maps.Keys(always)), limit)
+	return newDanger(len(names), names, unknown, slices.Sorted(maps.Keys(always)), p.raisedCaps(), limit)
 }
 
 // forgotten are the computers that nothing describes any more after the plan, or not with each of their network cards, at sites
@@ -195,5 +232,5 @@ func clearDanger(catalog provisioning.Catalog, names []string, now time.Time, in
 			out = append(out, n)
 		}
 	}
-	return newDanger(len(out), out, nil, nil, limit)
+	return newDanger(len(out), out, nil, nil, nil, limit)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"branchpoint/provisioning"
+	"branchpoint/services/central/client"
 )
 
 // lab is a configuration with three sites, computers and an advertisement, as parts that cases replace.
@@ -155,21 +156,24 @@ func TestConfirm(t *testing.T) {
 	for _, c := range []struct {
 		count           int
 		unknown, always []string
+		caps            []client.RaisedCap
 		confirm, said   string // confirm "" means that nobody is asked
 	}{
-		{10, nil, nil, "", ""},
-		{11, nil, nil, "11", "11 computers: pc-00, pc-01"},
-		{30, nil, nil, "30", "pc-19 and 10 more"},
-		{0, []string{"LON"}, nil, "unknown", "every unknown machine at LON"},
-		{3, []string{"LON", "PAR"}, nil, "3+unknown", "3 computers: pc-00, pc-01, pc-02; and of every unknown machine at LON, PAR"},
-		{1, nil, []string{"a"}, "1", "1 computer: pc-00; at each boot by a"},
+		{10, nil, nil, nil, "", ""},
+		{11, nil, nil, nil, "11", "11 computers: pc-00, pc-01"},
+		{30, nil, nil, nil, "30", "pc-19 and 10 more"},
+		{0, []string{"LON"}, nil, nil, "unknown", "every unknown machine at LON"},
+		{3, []string{"LON", "PAR"}, nil, nil, "3+unknown", "3 computers: pc-00, pc-01, pc-02; and of every unknown machine at LON, PAR"},
+		{1, nil, []string{"a"}, nil, "1", "1 computer: pc-00; at each boot by a"},
+		{0, nil, nil, []client.RaisedCap{{Site: "LON", From: 30, To: 100}, {Site: "PAR", From: 2, To: 5}}, "105/h", "in an hour: at LON 100, not 30, PAR 5, not 2"},
+		{3, []string{"LON"}, nil, []client.RaisedCap{{Site: "LON", From: 30, To: 31}}, "3+unknown+31/h", "unknown machine at LON; this would let more"},
 	} {
-		d := newDanger(c.count, many[:c.count], c.unknown, c.always, 10)
+		d := newDanger(c.count, many[:c.count], c.unknown, c.always, c.caps, 10)
 		if (d == nil) != (c.confirm == "") {
 			t.Errorf("%+v: %+v", c, d)
 			continue
 		}
-		for _, given := range []string{"", "1", "10", "11", "30", "unknown", "3+unknown"} {
+		for _, given := range []string{"", "1", "10", "11", "30", "unknown", "3+unknown", "105/h", "105", "3+unknown+31/h"} {
 			err := confirmed(d, given)
 			if (err == nil) != (d == nil || given == c.confirm) {
 				t.Errorf("%+v with %q: %v", c, given, err)
@@ -179,6 +183,41 @@ func TestConfirm(t *testing.T) {
 				t.Errorf("%+v: %v → %s", c, err, provisioning.NextOf(err))
 			}
 		}
+	}
+}
+
+// TestRaisedCaps: what lets more disks be erased in an hour is asked about, by what holds where a site says nothing.
+func TestRaisedCaps(t *testing.T) {
+	for _, c := range []struct {
+		name, before, after string // of site LON; "" is none
+		want                string
+	}{
+		{"raised", `{pxe: {mode: proxy, wipesPerHour: 5}}`, `{pxe: {mode: proxy, wipesPerHour: 6}}`, "6/h"},
+		{"above what holds", `{pxe: {mode: proxy}}`, `{pxe: {mode: proxy, wipesPerHour: 31}}`, "31/h"},
+		{"no longer said", `{pxe: {mode: proxy, wipesPerHour: 5}}`, `{pxe: {mode: proxy}}`, "30/h"},
+		{"of a new site", ``, `{pxe: {mode: proxy, wipesPerHour: 31}}`, "31/h"},
+		{"with PXE", `{}`, `{pxe: {mode: proxy, wipesPerHour: 31}}`, "31/h"},
+		{"lowered", `{pxe: {mode: proxy, wipesPerHour: 5}}`, `{pxe: {mode: proxy, wipesPerHour: 4}}`, ""},
+		{"said", `{pxe: {mode: proxy}}`, `{pxe: {mode: proxy, wipesPerHour: 30}}`, ""},
+		{"of a new site that says nothing", ``, `{pxe: {mode: proxy}}`, ""},
+		{"without PXE", `{pxe: {mode: proxy, wipesPerHour: 5}}`, `{}`, ""},
+		{"of a site that goes", `{pxe: {mode: proxy, wipesPerHour: 5}}`, ``, ""},
+		{"the same", `{pxe: {mode: proxy, wipesPerHour: 50}}`, `{pxe: {mode: proxy, wipesPerHour: 50}}`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			decoded := &decodedDocuments{}
+			var stored []provisioning.Document
+			if c.before != "" {
+				stored = mustDecide(t, decoded, nil, map[string]string{"Site LON": c.before}).documents()
+			}
+			got := ""
+			if d := mustDecide(t, decoded, stored, map[string]string{"Site LON": c.after}).danger(noon, nil, 10); d != nil {
+				got = d.Confirm
+			}
+			if got != c.want {
+				t.Errorf("asks for %q, want %q", got, c.want)
+			}
+		})
 	}
 }
 

@@ -178,7 +178,7 @@ func (c *Central) Approve(ctx context.Context, in client.ApprovalRequest) (clien
 	if err != nil {
 		return client.OrderResult{}, err
 	}
-	if err := confirmed(newDanger(in.Wipes, nil, nil, nil, limit), in.Confirm); err != nil {
+	if err := confirmed(newDanger(in.Wipes, nil, nil, nil, nil, limit), in.Confirm); err != nil {
 		return client.OrderResult{}, err
 	}
 	now := c.cfg.Now()

@@ -32,13 +32,22 @@ func (c *Central) Settings(ctx context.Context) (client.Settings, error) {
 	return out, nil
 }
 
-// PutSettings replaces central's settings.
-func (c *Central) PutSettings(ctx context.Context, in client.Settings) (client.Settings, error) {
+// PutSettings replaces central's settings. It fails with CodeConflict where more computers would be erased without anybody being
+// asked, and that is not confirmed.
+func (c *Central) PutSettings(ctx context.Context, r client.SettingsRequest) (client.Settings, error) {
+	in := r.Settings
 	if err := c.allow(ctx, provisioning.ActionAdminister, provisioning.Everywhere("settings")); err != nil {
 		return in, err
 	}
 	if in.WipesUnconfirmed < 0 || in.WipesUnconfirmed > maxWipes {
 		return in, provisioning.Errorf(provisioning.CodeInvalid, "", "wipes-unconfirmed is %d; 0 to %d is possible", in.WipesUnconfirmed, maxWipes)
+	}
+	before, err := c.Settings(ctx)
+	if err != nil {
+		return in, err
+	}
+	if err := confirmed(settingsDanger(before, in), r.Confirm); err != nil {
+		return in, err
 	}
 	b, err := json.Marshal(in)
 	if err != nil {
@@ -46,16 +55,23 @@ func (c *Central) PutSettings(ctx context.Context, in client.Settings) (client.S
 	}
 	e := c.entry(ctx, "change", auditSettings, settingsName, "")
 	e.After = settingsText(in)
-	before, err := c.Settings(ctx)
-	if err != nil {
-		return in, err
-	}
 	e.Before = settingsText(before)
 	if err := c.cfg.Store.PutSetting(ctx, settingsName, b, e); err != nil {
 		return in, err
 	}
 	c.cfg.Log.Info("settings changed", "wipesUnconfirmed", in.WipesUnconfirmed, "by", provisioning.ActorOf(ctx).Account)
 	return in, nil
+}
+
+// settingsDanger is what is dangerous about new settings, nil where they are as careful as the ones before.
+func settingsDanger(before, after client.Settings) *client.Danger {
+	if after.WipesUnconfirmed <= before.WipesUnconfirmed {
+		return nil
+	}
+	return &client.Danger{
+		Text: fmt.Sprintf("this would let one change erase the disks of %d computers without anybody being asked, not of %d", after.WipesUnconfirmed, before.WipesUnconfirmed),
+		Confirm: fmt.Sprint(after.WipesUnconfirmed),
+	}
 }
 
 // settingsText is what the audit log says of settings.

@@ -88,7 +88,7 @@ func cautionFlags(cmd *cobra.Command, c *client.Caution) {
 }
 
 func confirmFlag(cmd *cobra.Command, confirm *string) {
-	cmd.Flags().StringVar(confirm, "confirm", "", "the `NUMBER` of computers whose disks may be erased because of this, as the refusal names it")
+	cmd.Flags().StringVar(confirm, "confirm", "", "the `NUMBER` of computers whose disks may be erased because of this, or what else the refusal names")
 }
 
 // showChange lists what a change did to which document.

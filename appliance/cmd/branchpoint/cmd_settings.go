@@ -21,10 +21,11 @@ var settings = []struct {
 }
 
 func (a *app) settingsCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "settings [NAME VALUE]",
+	var confirm string
+	cmd := &cobra.Command{
+		Use:     "settings [NAME VALUE] [--confirm N]",
 		Short:   "Show central's own settings, or set one",
-		Example: "  branchpoint settings\n  branchpoint settings wipes-unconfirmed 25",
+		Example: "  branchpoint settings\n  branchpoint settings wipes-unconfirmed 25 --confirm 25",
 		Args: cobra.MatchAll(cobra.MaximumNArgs(2), func(_ *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				return fmt.Errorf("settings: write a value after %s", args[0])
@@ -44,7 +45,7 @@ func (a *app) settingsCommand() *cobra.Command {
 				if err := set(&now, args[0], args[1]); err != nil {
 					return err
 				}
-				if now, err = c.PutSettings(cmd.Context(), now); err != nil {
+				if now, err = c.PutSettings(cmd.Context(), client.SettingsRequest{Settings: now, Confirm: confirm}); err != nil {
 					return err
 				}
 			}
@@ -54,6 +55,8 @@ func (a *app) settingsCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&confirm, "confirm", "", "the new `NUMBER` again, where it lets more computers be erased without anybody being asked")
+	return cmd
 }
 
 // set sets a setting by its name.

@@ -82,10 +82,20 @@ type Danger struct {
 	UnknownSites []string `json:"unknownSites,omitempty"`
 	// Always are the advertisements that it would make run again at each boot, sorted.
 	Always []string `json:"always,omitempty"`
+	// Caps are the wipe caps that it would raise, by site.
+	Caps []RaisedCap `json:"caps,omitempty"`
 	// Text says all of it, for people.
 	Text string `json:"text"`
-	// Confirm is what confirms exactly this: "12", "unknown" or "12+unknown".
+	// Confirm is what confirms exactly this: of "12", "unknown" and "100/h" what is in it, such as "12+unknown". The last is the
+	// sum of the raised wipe caps, as they would be.
 	Confirm string `json:"confirm"`
+}
+
+// RaisedCap is a wipe cap that a change raises: how many deployments that erase disks may begin at a site in an hour.
+type RaisedCap struct {
+	Site string `json:"site"`
+	From int    `json:"from"`
+	To   int    `json:"to"`
 }
 
 // ClearRequest names computers on which what has run may run again.
@@ -113,6 +123,13 @@ type OrderResult struct {
 type Settings struct {
 	// WipesUnconfirmed is how many computers one change may make erase their disks without being confirmed, 0 to 100000.
 	WipesUnconfirmed int `json:"wipesUnconfirmed"`
+}
+
+// SettingsRequest replaces central's settings.
+type SettingsRequest struct {
+	Settings
+	// Confirm is the new wipesUnconfirmed where that is raised; empty confirms nothing.
+	Confirm string `json:"confirm,omitempty"`
 }
 
 // Apply puts configuration in force, all of it or nothing. Faults come back as provisioning.Problems; a change that is
@@ -170,8 +187,9 @@ func (a *Admin) Settings(ctx context.Context) (Settings, error) {
 	return get[Settings](ctx, a, PathSettings, nil)
 }
 
-// PutSettings replaces central's settings.
-func (a *Admin) PutSettings(ctx context.Context, in Settings) (Settings, error) {
+// PutSettings replaces central's settings. It fails with CodeConflict where more computers would be erased without anybody being
+// asked, and that is not confirmed.
+func (a *Admin) PutSettings(ctx context.Context, in SettingsRequest) (Settings, error) {
 	var out Settings
 	err := a.ask(ctx, http.MethodPut, PathSettings, in, &out)
 	return out, err
