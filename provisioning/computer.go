@@ -107,7 +107,8 @@ type RoleSpec struct {
 	Rights Rights `yaml:"rights" json:"rights"`
 	// Accounts are the names of who has the role.
 	Accounts []string `yaml:"accounts" json:"accounts"`
-	// Sites and Collections limit the role to what belongs to them; where neither is given it has no limits.
+	// Sites and Collections limit the role to what belongs to them; where neither is given it has no limits. An empty list is
+	// refused.
 	Sites       []string `yaml:"sites,omitempty" json:"sites,omitempty"`
 	Collections []string `yaml:"collections,omitempty" json:"collections,omitempty"`
 }

@@ -113,6 +113,10 @@ func TestEveryFault(t *testing.T) {
 		{"account", "accounts: [jo]", "accounts: [\"jo miller\"]", `"jo miller" is no name of an account`},
 		{"account twice", "accounts: [jo]", "accounts: [jo, jo]", `jo is listed twice`},
 		{"site of a role", "sites: [LON]", "sites: [the moon]", `name "the moon"`},
+		{"limited to no site", "sites: [LON]", "sites: []", `limits the role to nothing; name something, or leave the key out for everywhere`},
+		{"limited to nothing", "sites: [LON]", "sites: null", `limits the role to nothing`},
+		{"limited to no collection", "collections: [accounts, all-systems]", "collections: []", `limits the role to nothing`},
+		{"limited to null", "collections: [accounts, all-systems]", "collections: ~", `limits the role to nothing`},
 		{"collection of a role", "collections: [accounts, all-systems]", "collections: [accounts, accounts]", `accounts is listed twice`},
 		// Forms
 		{"tag", "wakeOnLAN: true", "wakeOnLAN: !!bool true", `tags are not allowed`},

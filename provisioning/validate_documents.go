@@ -105,8 +105,20 @@ func (c *checker) role(s *RoleSpec) {
 		}
 	}
 	unique(c, "$.spec.accounts", s.Accounts)
-	c.names("$.spec.sites", s.Sites)
-	c.names("$.spec.collections", s.Collections)
+	c.limits("$.spec.sites", s.Sites)
+	c.limits("$.spec.collections", s.Collections)
+}
+
+// limits checks what a role is limited to. Without a limit it holds everywhere: what somebody has written and left empty, or
+// emptied, must not come to mean that.
+func (c *checker) limits(path string, names []string) {
+	if len(names) == 0 {
+		at, found := c.source.locate(path)
+		if names != nil || at != nil && found == path {
+			c.add(path, "this limits the role to nothing; name something, or leave the key out for everywhere")
+		}
+	}
+	c.names(path, names)
 }
 
 func (c *checker) advertisement(s *AdvertisementSpec) {
