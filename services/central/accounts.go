@@ -250,13 +250,29 @@ func (c *Central) WhoAmI(ctx context.Context) (client.AccountState, error) {
 	return accountState(*a, who.roles), nil
 }
 
-// CreateAccount makes an account. It fails with CodeConflict if there is one of that name.
+// CreateAccount makes an account. It fails with CodeConflict if there is one of that name, and where it would have roles at once and
+// that is not confirmed: an account that was deleted, or somebody else of that name, must not come by rights unnoticed.
 func (c *Central) CreateAccount(ctx context.Context, r client.AccountRequest) error {
 	if err := provisioning.CheckName(r.Name); err != nil {
 		return err
 	}
 	if r.Name == provisioning.AccountAdmin {
 		return provisioning.Errorf(provisioning.CodeConflict, "Choose another name.", "account admin is built in")
+	}
+	if _, err := c.cfg.Store.Account(ctx, r.Name); provisioning.CodeOf(err) != provisioning.CodeNotFound {
+		return c.putAccount(ctx, r, true) // says that there is one
+	}
+	roles, err := c.roles(ctx)
+	if err != nil {
+		return err
+	}
+	has := accountState(provisioning.Account{Name: r.Name}, roles).Roles
+	if confirm := strings.Join(has, ","); confirm != r.Confirm {
+		if confirm == "" {
+			return provisioning.Errorf(provisioning.CodeConflict, "Leave the confirmation out.", "no role names account %s: %.64q confirms nothing", r.Name, r.Confirm)
+		}
+		return provisioning.Errorf(provisioning.CodeConflict, "Take it out of these documents of kind Role; or if it shall have them, do it with --confirm "+confirm+".",
+			"account %s would have roles at once, which name it already: %s", r.Name, listed(has))
 	}
 	return c.putAccount(ctx, r, true)
 }

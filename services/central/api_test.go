@@ -612,7 +612,7 @@ func TestIdempotencyKeys(t *testing.T) {
 	s.content.set("debian-13", 1)
 	s.mustApply(documents + role("bosses", "administrator", "boss", ""))
 	ctx := t.Context()
-	boss := s.account("boss")
+	boss := s.account("boss", "bosses")
 	clears := func(a *client.Admin, key string) reply {
 		return s.send(a, http.MethodPost, client.PathClears, `{"computers":["desk-1"]}`, "Idempotency-Key: "+key)
 	}

@@ -169,7 +169,7 @@ func TestRightsAtTheChange(t *testing.T) {
 		},
 		"d": func() error { return s.admin.ChangeAccount(ctx, client.AccountRequest{Name: "d", Disabled: &off}) },
 	} {
-		s.account(account)
+		s.account(account, "role-"+account)
 		tok, err := s.admin.CreateAPIToken(ctx, client.APITokenRequest{Account: account, Name: "slow", ValidSeconds: 3600})
 		if err != nil {
 			t.Fatal(err)

@@ -85,7 +85,7 @@ func (c *Central) accountOperations(a *api) {
 	}, lists(c.Accounts, func(s *client.AccountState) string { return s.Name }))
 	addEffect(a, accounts, huma.Operation{
 		OperationID: "createAccount", Method: http.MethodPost, Path: client.PathAccounts, Tags: []string{tagAccounts}, MaxBodyBytes: maxToken,
-		Summary: "Make an account", Description: "Documents of kind Role give it rights.",
+		Summary: "Make an account", Description: "Documents of kind Role give it rights. Where there are some that name it already, this has to be confirmed (409).",
 	}, posts(func(ctx context.Context, in client.AccountRequest) (client.Done, error) {
 		return client.Done{}, c.CreateAccount(ctx, in)
 	}))

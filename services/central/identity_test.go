@@ -30,10 +30,10 @@ func (s *site) as(token string) *client.Admin {
 	return a
 }
 
-// account makes an account with a token, and returns its client.
-func (s *site) account(name string) *client.Admin {
+// account makes an account with a token, and returns its client; roles are those that name it already.
+func (s *site) account(name string, roles ...string) *client.Admin {
 	s.t.Helper()
-	if err := s.admin.CreateAccount(s.t.Context(), client.AccountRequest{Name: name}); err != nil {
+	if err := s.admin.CreateAccount(s.t.Context(), client.AccountRequest{Name: name, Confirm: strings.Join(roles, ",")}); err != nil {
 		s.t.Fatal(err)
 	}
 	tok, err := s.admin.CreateAPIToken(s.t.Context(), client.APITokenRequest{Account: name, Name: "test", ValidSeconds: 3600})
@@ -137,6 +137,39 @@ func TestLogin(t *testing.T) {
 	}
 	if e := page.Entries[2]; e.Account != "jo" || !strings.Contains(e.After, "a new one") {
 		t.Errorf("%+v", e)
+	}
+}
+
+// TestAccountWithRoles: an account that is made again has the roles that it had, and a new one those that name it, only where that is
+// said.
+func TestAccountWithRoles(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	ctx := t.Context()
+	create := func(name, confirm string) error {
+		return s.admin.CreateAccount(ctx, client.AccountRequest{Name: name, Confirm: confirm})
+	}
+	s.account("jo")
+	s.mustApply(documents + role("london", "operator", "jo", ", sites: [LON]") + role("bosses", "administrator", "jo", ""))
+	wantCode(t, create("jo", ""), provisioning.CodeConflict, "already")
+	if err := s.admin.DeleteAccount(ctx, "jo"); err != nil {
+		t.Fatal(err)
+	}
+	for _, confirm := range []string{"", "london", "bosses", "london,bosses", "bosses,london,x"} {
+		err := create("jo", confirm)
+		wantCode(t, err, provisioning.CodeConflict, "roles at once, which name it already: bosses, london")
+		if !strings.Contains(provisioning.NextOf(err), "--confirm bosses,london.") {
+			t.Errorf("%q", provisioning.NextOf(err))
+		}
+	}
+	wantCode(t, create("mo", "bosses"), provisioning.CodeConflict, "confirms nothing")
+	if all, err := s.admin.Accounts(ctx); err != nil || len(all) != 1 {
+		t.Errorf("%+v %v", all, err)
+	}
+	for name, confirm := range map[string]string{"jo": "bosses,london", "mo": ""} {
+		if err := create(name, confirm); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -69,7 +69,7 @@ func settingsDanger(before, after client.Settings) *client.Danger {
 		return nil
 	}
 	return &client.Danger{
-		Text: fmt.Sprintf("this would let one change erase the disks of %d computers without anybody being asked, not of %d", after.WipesUnconfirmed, before.WipesUnconfirmed),
+		Text:    fmt.Sprintf("this would let one change erase the disks of %d computers without anybody being asked, not of %d", after.WipesUnconfirmed, before.WipesUnconfirmed),
 		Confirm: fmt.Sprint(after.WipesUnconfirmed),
 	}
 }

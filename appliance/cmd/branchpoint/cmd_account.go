@@ -32,11 +32,11 @@ func (a *app) asked(use, short string, args cobra.PositionalArgs, do func(cmd *c
 }
 
 func (a *app) accountCommand() *cobra.Command {
-	var output string
+	var output, confirm string
 	var withPassword bool
-	create := a.asked("create NAME [--password] [--output FILE]", "Make an account; documents of kind Role give it rights", cobra.ExactArgs(1),
+	create := a.asked("create NAME [--password] [--output FILE] [--confirm ROLES]", "Make an account; documents of kind Role give it rights", cobra.ExactArgs(1),
 		func(cmd *cobra.Command, c *client.Admin, args []string) error {
-			r := client.AccountRequest{Name: args[0]}
+			r := client.AccountRequest{Name: args[0], Confirm: confirm}
 			if withPassword {
 				p, err := a.readSecret("password", true)
 				if err != nil {
@@ -64,6 +64,7 @@ func (a *app) accountCommand() *cobra.Command {
 		})
 	create.Flags().BoolVar(&withPassword, "password", false, "ask for a password; without one it has API tokens only")
 	create.Flags().StringVarP(&output, "output", "o", "", "`FILE` for the person, with which branchpoint login reaches central")
+	create.Flags().StringVar(&confirm, "confirm", "", "the `ROLES` that name it already, as the refusal lists them")
 	list := a.asked("list", "List the accounts", cobra.NoArgs, func(cmd *cobra.Command, c *client.Admin, _ []string) error {
 		all, err := c.Accounts(cmd.Context())
 		if err != nil {

@@ -68,6 +68,8 @@ type AccountRequest struct {
 	Disabled *bool   `json:"disabled,omitempty"`
 	// Present is the present password, which whoever changes their own must give.
 	Present string `json:"present,omitempty"`
+	// Confirm are the roles that a new account has at once, by name, with a comma between two: documents that name it already.
+	Confirm string `json:"confirm,omitempty"`
 }
 
 // AccountState is an account as it is listed.
@@ -167,7 +169,8 @@ func (a *Admin) Accounts(ctx context.Context) ([]AccountState, error) {
 	return list[AccountState](ctx, a, PathAccounts, nil)
 }
 
-// CreateAccount makes an account. It fails with CodeConflict if there is one of that name.
+// CreateAccount makes an account. It fails with CodeConflict if there is one of that name, or roles name it already and that is
+// not confirmed.
 func (a *Admin) CreateAccount(ctx context.Context, r AccountRequest) error {
 	return a.ask(ctx, http.MethodPost, PathAccounts, r, nil)
 }
