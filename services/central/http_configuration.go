@@ -35,7 +35,7 @@ func (c *Central) configurationOperations(a *api) {
 	}, posts(c.Rollback))
 	add(a, anyRole, huma.Operation{
 		OperationID: "listDocuments", Method: http.MethodGet, Path: client.PathDocuments, Tags: []string{tagConfiguration},
-		Summary: "List the documents in force", Description: "Those that one may read, by kind and name.",
+		Summary: "List the documents in force", Description: "Those that one may read, by kind and name. All pages show the configuration as it was when the first one was made.",
 	}, c.listDocuments)
 	add(a, anyRole, huma.Operation{
 		OperationID: "listChanges", Method: http.MethodGet, Path: client.PathChanges, Tags: []string{tagConfiguration},
@@ -79,11 +79,16 @@ func (c *Central) documents(ctx context.Context, kind provisioning.Kind, name st
 	if err != nil {
 		return nil, err
 	}
+	return chosen(all, kind, name), nil
+}
+
+// chosen are those of the documents that are of that kind and name; empty chooses all.
+func chosen(all []provisioning.Document, kind provisioning.Kind, name string) []provisioning.Document {
 	out := []provisioning.Document{}
 	for _, d := range all {
 		if (kind == "" || d.Kind == kind) && (name == "" || d.Name == name) {
 			out = append(out, d)
 		}
 	}
-	return out, nil
+	return out
 }

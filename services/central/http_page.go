@@ -106,7 +106,11 @@ func (c *Central) listDocuments(ctx context.Context, in *DocumentsQuery) (*page[
 	if in.Kind != "" && !slices.Contains(provisioning.Kinds, in.Kind) {
 		return nil, provisioning.Errorf(provisioning.CodeInvalid, "", "kind %.64q is unknown", in.Kind)
 	}
-	docs, err := c.documents(ctx, in.Kind, in.Name)
+	paging, at, err := in.moment()
+	if err != nil {
+		return nil, err
+	}
+	docs, at, err := c.documentsAt(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +118,66 @@ func (c *Central) listDocuments(ctx context.Context, in *DocumentsQuery) (*page[
 	if err != nil {
 		return nil, err
 	}
-	return cut(&in.Paging, docs, documentKey, sees), nil
+	out := cut(&paging, chosen(docs, in.Kind, in.Name), documentKey, sees)
+	if out.Body.Next != "" {
+		out.Body.Next += fmt.Sprintf("@%d", at)
+	}
+	return out, nil
+}
+
+// moment takes the change apart from where a page of documents begins: Computer/desk-99@12 is what follows desk-99 in the
+// configuration as it was after change 12. All pages of a list are of the moment of its first one, whose change is 0.
+func (p *Paging) moment() (Paging, uint64, error) {
+	out := *p
+	i := strings.LastIndexByte(p.After, '@')
+	if i < 0 {
+		return out, 0, nil
+	}
+	out.After = p.After[:i]
+	change := Paging{After: p.After[i+1:]}
+	at, err := change.number()
+	return out, at, err
+}
+
+// documentsAt returns the documents that were in force after a change, and the change; 0 is the newest.
+func (c *Central) documentsAt(ctx context.Context, at uint64) ([]provisioning.Document, uint64, error) {
+	newest, err := c.newestChange(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch {
+	case at == 0:
+		at = newest
+	case at > newest:
+		return nil, 0, provisioning.Errorf(provisioning.CodeConflict, "Begin the list again, without after.",
+			"there is no change %d: central was restored from a backup since, or after is not from it", at)
+	}
+	if at == newest { // the store has these at hand
+		docs, err := c.cfg.Store.Documents(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		if now, err := c.newestChange(ctx); err != nil || now == at {
+			return docs, at, err
+		}
+		if at == 0 { // the first change came just now
+			return c.documentsAt(ctx, 0)
+		}
+	}
+	var docs []provisioning.Document
+	err = c.reporting.do(ctx, func() (err error) {
+		docs, err = c.cfg.Store.DocumentsAt(ctx, at)
+		return err
+	})
+	return docs, at, err
+}
+
+func (c *Central) newestChange(ctx context.Context) (uint64, error) {
+	newest, err := c.cfg.Store.Changes(ctx, 0, 1)
+	if err != nil || len(newest) == 0 {
+		return 0, err
+	}
+	return newest[0].Number, nil
 }
 
 func documentKey(d *provisioning.Document) string { return string(d.Kind) + "/" + d.Name }
