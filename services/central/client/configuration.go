@@ -86,8 +86,8 @@ type Danger struct {
 	Caps []RaisedCap `json:"caps,omitempty"`
 	// Text says all of it, for people.
 	Text string `json:"text"`
-	// Confirm is what confirms exactly this: of "12", "unknown" and "100/h" what is in it, such as "12+unknown". The last is the
-	// sum of the raised wipe caps, as they would be.
+	// Confirm is what confirms exactly this: a number of computers such as "12", "unknown", and the sum of the new wipe caps such
+	// as "100/h", whichever there are, with a plus sign between two.
 	Confirm string `json:"confirm"`
 }
 
