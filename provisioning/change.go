@@ -49,6 +49,8 @@ type Publication struct {
 	Inventories map[string]Inventory
 	// Runs are those of all sites that have begun to erase, or have ended. Where there is one site, they are left out.
 	Runs []SiteRun
+	// Hosts are those that have told what they are, in any order.
+	Hosts []Host
 }
 
 // Order is a person's order to branches, as central keeps it: either Computer is set (see Clear), or Site (see Approval).

@@ -19,8 +19,8 @@ type ComputerSpec struct {
 	MACAddresses []MAC `yaml:"macAddresses,omitempty" json:"macAddresses,omitempty"`
 	// SMBIOSGUID is its SMBIOS GUID.
 	SMBIOSGUID GUID `yaml:"smbiosGUID,omitempty" json:"smbiosGUID,omitempty"`
-	// Infrastructure marks a computer that is never a target, whatever a collection says: an appliance, central, a host
-	// that makes media.
+	// Infrastructure marks a computer that is never a target, whatever a collection says: a host that makes media, or an
+	// appliance or central, which are none without it, too, once central has heard of their machines.
 	Infrastructure bool `yaml:"infrastructure,omitempty" json:"infrastructure,omitempty"`
 	// Variables are set in its task sequences, and win over its collections' and the sequence's own.
 	Variables map[string]string `yaml:"variables,omitempty" json:"variables,omitempty"`

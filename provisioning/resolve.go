@@ -22,6 +22,8 @@ type Facts struct {
 	Approvals []Approval
 	// Runs are those of all sites that have begun to erase, or have ended, in any order.
 	Runs []SiteRun
+	// Hosts are those that have told what they are, in any order.
+	Hosts []Host
 }
 
 // Resolve makes the part of a snapshot that the configuration and the facts decide for one site; its numbers and its
@@ -34,6 +36,7 @@ type Facts struct {
 //     query is decided where the snapshot is used: a collection with a query can concern every site. The built-in ones have
 //     no document;
 //   - what has run at other sites and must not run here again;
+//   - the machines that appliances and central run on, of all sites;
 //   - the sequences of these advertisements with their boot images, their operating system images, and the content.
 //
 // Everything is sorted, by name and orders by number, so that the same input gives the same bytes. The snapshot shares
@@ -46,6 +49,7 @@ func (c Catalog) Resolve(site string, facts Facts) (*Snapshot, error) {
 	r := resolver{catalog: c, facts: facts, snapshot: &Snapshot{Site: *so.Site}, mine: map[string]bool{}}
 	r.unknown = so.Site.Spec.PXE != nil && so.Site.Spec.PXE.UnknownComputers != nil
 	r.computers()
+	r.snapshot.Infrastructure = c.Infrastructure(facts.Hosts)
 	collections := r.advertisements()
 	r.collections(collections)
 	images, err := r.sequences()

@@ -20,6 +20,9 @@ type Snapshot struct {
 	// Elsewhere are the computers that are limited to other sites, with no more than what they are recognised by: a visitor
 	// must not be taken for unknown. Only where the site supports unknown computers.
 	Elsewhere []Computer `json:"elsewhere,omitempty"`
+	// Infrastructure are the machines that appliances, of whatever site, and central run on: never targets, whatever else the
+	// snapshot says of them. See Catalog.Infrastructure.
+	Infrastructure []Host `json:"infrastructure,omitempty"`
 	// Collections are those that an advertisement of the snapshot is for, or that give its computers variables.
 	Collections []Collection `json:"collections,omitempty"`
 	// Inventories are what central knows of the computers' hardware, by name. The branch may know newer.

@@ -21,6 +21,7 @@ type Policy struct {
 
 	computers  map[string]*provisioning.Computer
 	elsewhere  map[string]*provisioning.Computer // of other sites
+	hosts      provisioning.Hosts                // that are never targets
 	names      map[string]bool                   // of all of them, in lower case
 	byMAC      map[provisioning.MAC][]*provisioning.Computer
 	byGUID     map[provisioning.GUID][]*provisioning.Computer
@@ -57,6 +58,7 @@ func Compile(s *provisioning.Snapshot) (*Policy, error) {
 	p.site, p.role = s.Site.Name, s.Site.Spec.PXE
 	p.deployed = History{Runs: s.Deployed}.Indexed()
 	p.indexComputers()
+	p.hosts = provisioning.NewHosts(s.Infrastructure)
 	if p.role != nil {
 		p.ignored, p.shared = set(p.role.Ignore), set(p.role.SharedAdapters)
 	}

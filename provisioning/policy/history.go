@@ -24,6 +24,8 @@ type History struct {
 	Complete bool
 	// Approved is how many deployments that erase disks people have approved beyond the wipe cap, and that have not begun.
 	Approved int
+	// Own is the machine of the appliance that decides; none where it is not an appliance that does.
+	Own provisioning.Hosts
 
 	index *index
 }

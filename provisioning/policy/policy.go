@@ -37,12 +37,14 @@ const (
 	RuleIgnored = "ignore list"
 	// RuleArchitecture: nor to firmware that there are no boot images for.
 	RuleArchitecture = "architecture"
+	// RuleInfrastructure: an appliance, central or a host that makes media gets nothing, whatever a collection says. What is one
+	// by its own word is looked for here, by the machine's address and GUID, and again when it is known as a computer, by all
+	// that the record says; what is one by its record alone is seen then.
+	RuleInfrastructure = "infrastructure"
 	// RuleIdentity says which computer a machine is. Where that is in doubt, nothing is answered.
 	RuleIdentity = "identity"
 	// RuleSite: a computer of another site gets nothing here.
 	RuleSite = "site"
-	// RuleInfrastructure: an appliance, central or a host that makes media gets nothing, whatever a collection says.
-	RuleInfrastructure = "infrastructure"
 	// RuleUnknown says whether machines that no record names are served.
 	RuleUnknown = "unknown computers"
 	// RuleHistory: without the history of what has run nothing that is required begins.

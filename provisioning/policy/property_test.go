@@ -39,7 +39,7 @@ func TestWhateverTheSiteIs(t *testing.T) {
 		p, _ := Compile(s)
 		branch, _ := Compile(carried(t, s))
 		there := History{
-			Runs: carried(t, h.Runs), Discovered: carried(t, h.Discovered), Inventories: carried(t, h.Inventories), Complete: h.Complete, Approved: h.Approved,
+			Runs: carried(t, h.Runs), Discovered: carried(t, h.Discovered), Inventories: carried(t, h.Inventories), Complete: h.Complete, Approved: h.Approved, Own: h.Own,
 		}.Indexed()
 		for range 12 {
 			m, now := w.machine(), w.time()
@@ -101,6 +101,8 @@ func wrong(s *provisioning.Snapshot, h *History, p *Policy, m provisioning.Machi
 		return "it is to be ignored"
 	case slices.ContainsFunc(all, func(c provisioning.Computer) bool { return c.Spec.Infrastructure && has(c) }):
 		return "it is infrastructure"
+	case hosts(s, h, m, all, d):
+		return "it is an appliance's machine, or central's"
 	case slices.ContainsFunc(all, func(c provisioning.Computer) bool { return c.Spec.Site == "PAR" && has(c) }):
 		return "it belongs to another site"
 	case d.Unknown && slices.ContainsFunc(all, has):
@@ -155,6 +157,27 @@ func wrong(s *provisioning.Snapshot, h *History, p *Policy, m provisioning.Machi
 		}
 	}
 	return ""
+}
+
+// hosts reports whether the machine, or the computer that it is taken for, is one that an appliance or central runs on: the
+// snapshot's, or number 13, which the one that decides runs on where it has any.
+func hosts(s *provisioning.Snapshot, h *History, m provisioning.Machine, all []provisioning.Computer, d *Decision) bool {
+	list := slices.Clone(s.Infrastructure)
+	if h.Own.Find(mac(13), "") != nil {
+		list = append(list, provisioning.Host{Hardware: provisioning.Hardware{MACAddresses: []provisioning.MAC{mac(13)}, SMBIOSGUID: guid(14)}})
+	}
+	is := func(a provisioning.MAC, g provisioning.GUID) bool {
+		return slices.ContainsFunc(list, func(x provisioning.Host) bool {
+			return g != "" && (g == x.SMBIOSGUID || g.Swapped() == x.SMBIOSGUID) ||
+				slices.Contains(x.MACAddresses, a) && !slices.Contains(s.Site.Spec.PXE.SharedAdapters, a)
+		})
+	}
+	for _, c := range all {
+		if c.Name == d.Computer && (is("", c.Spec.SMBIOSGUID) || slices.ContainsFunc(c.Spec.MACAddresses, func(a provisioning.MAC) bool { return is(a, "") })) {
+			return true
+		}
+	}
+	return is(m.MAC, m.GUID)
 }
 
 func wrongChoices(s *provisioning.Snapshot, d *Decision) string {

@@ -45,6 +45,8 @@ type tableCase struct {
 	Abroad         []runText
 	HistoryMissing bool `yaml:"historyMissing"`
 	Discovered     map[string]string
+	Hosts          []hostText
+	Own            hostText
 	Approved       int
 	Wiped          int
 
@@ -64,6 +66,20 @@ type runText struct {
 	Computer, On, Advertisement, State, Ago, Allowance string
 	TaskSequence                                       string `yaml:"taskSequence"`
 	Spent, Cleared                                     bool
+}
+
+// hostText is a machine that an appliance, or without a site central, runs on.
+type hostText struct {
+	Site, GUID string
+	MACs       []string
+}
+
+func (x hostText) host() provisioning.Host {
+	h := provisioning.Host{Site: x.Site, Hardware: provisioning.Hardware{SMBIOSGUID: provisioning.GUID(x.GUID)}}
+	for _, m := range x.MACs {
+		h.MACAddresses = append(h.MACAddresses, provisioning.MAC(m))
+	}
+	return h
 }
 
 // aPassword is the hash of some password, made with the least work.
@@ -120,8 +136,12 @@ func (c *tableCase) snapshot(t *testing.T, all *table, at time.Time) *provisioni
 	for i, r := range c.Abroad {
 		runs = append(runs, provisioning.SiteRun{Site: "PAR", Run: r.run(t, fmt.Sprint("abroad-", i), all.Machines, at)})
 	}
+	var hosts []provisioning.Host
+	for _, x := range c.Hosts {
+		hosts = append(hosts, x.host())
+	}
 	s, err := catalog.Resolve("LON", provisioning.Facts{
-		Runs: runs, Inventories: inventories, Changed: func(k provisioning.Key) uint64 { return c.Changed[k.Name] },
+		Hosts: hosts, Runs: runs, Inventories: inventories, Changed: func(k provisioning.Key) uint64 { return c.Changed[k.Name] },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +180,7 @@ func (c *tableCase) machine(t *testing.T, machines map[string]machineText) provi
 
 func (c *tableCase) history(t *testing.T, machines map[string]machineText, at time.Time) History {
 	t.Helper()
-	h := History{Complete: !c.HistoryMissing, Approved: c.Approved}
+	h := History{Complete: !c.HistoryMissing, Approved: c.Approved, Own: provisioning.NewHosts([]provisioning.Host{c.Own.host()})}
 	for i, r := range c.History {
 		h.Runs = append(h.Runs, r.run(t, fmt.Sprint("run-", i), machines, at))
 	}

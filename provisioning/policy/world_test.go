@@ -122,6 +122,16 @@ func (w world) snapshot() *provisioning.Snapshot {
 			s.Computers = append(s.Computers, c)
 		}
 	}
+	if w.chance(15) {
+		n := w.IntN(14)
+		s.Infrastructure = []provisioning.Host{{Site: pick(w, "", "LON", "PAR")}}
+		if w.chance(70) {
+			s.Infrastructure[0].MACAddresses = []provisioning.MAC{mac(n), mac(n + 20)}
+		}
+		if w.chance(70) {
+			s.Infrastructure[0].SMBIOSGUID = pick(w, guid(n+1), guid(n+1).Swapped())
+		}
+	}
 	for _, name := range adNames[:w.IntN(len(adNames)+1)] {
 		s.Advertisements = append(s.Advertisements, w.advertisement(name))
 	}
@@ -174,6 +184,9 @@ func (w world) run(id int) provisioning.Run {
 
 func (w world) history() History {
 	h := History{Complete: w.chance(85), Approved: w.IntN(3) - 1, Inventories: map[string]provisioning.Inventory{"pc-3": {MemoryMiB: 8192}}}
+	if w.chance(30) {
+		h.Own = provisioning.NewHosts([]provisioning.Host{{Site: "LON", Hardware: provisioning.Hardware{MACAddresses: []provisioning.MAC{mac(13)}, SMBIOSGUID: guid(14)}}})
+	}
 	for i := range w.IntN(12) {
 		h.Runs = append(h.Runs, w.run(i))
 	}
