@@ -109,6 +109,9 @@ func (s *Store) publication(ctx context.Context, q querier) (p publication, err 
 	if p.Inventories, err = inventories(ctx, q); err != nil {
 		return p, err
 	}
+	if p.Hosts, err = hosts(ctx, q); err != nil {
+		return p, err
+	}
 	sites := 0
 	for i := range p.Documents {
 		if p.Documents[i].Kind == provisioning.KindSite {
@@ -121,7 +124,7 @@ func (s *Store) publication(ctx context.Context, q querier) (p publication, err 
 	return p, err
 }
 
-// same reports whether p and o say the same. Inventories and runs are left out: who stores one publishes afterwards.
+// same reports whether p and o say the same. Inventories, runs and hosts are left out: who stores one publishes afterwards.
 func (p *publication) same(o publication) bool {
 	if p.change != o.change || p.order != o.order || len(p.Present) != len(o.Present) {
 		return false

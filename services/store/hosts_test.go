@@ -1,0 +1,57 @@
+package store
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"branchpoint/provisioning"
+)
+
+// TestHosts: each appliance's last word is kept, news is told from what is known, and the number of each site's is bounded.
+func TestHosts(t *testing.T) {
+	s := openTemp(t)
+	ctx := t.Context()
+	at := noon
+	put := func(site, key string, n int, news bool) {
+		t.Helper()
+		at = at.Add(time.Minute)
+		h := provisioning.Hardware{MACAddresses: []provisioning.MAC{provisioning.MAC(fmt.Sprintf("52:54:00:00:00:%02x", n))}}
+		if got, err := s.PutHost(ctx, site, provisioning.SHA256(key), at, h); err != nil || got != news {
+			t.Errorf("%s %s %d: news %t, %v", site, key, n, got, err)
+		}
+	}
+	listed := func() string {
+		t.Helper()
+		s = reopen(t, s)
+		list, err := s.Hosts(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := ""
+		for _, h := range list {
+			out += fmt.Sprint(h.Site, h.MACAddresses, " ")
+		}
+		return out
+	}
+	put("LON", "a", 1, true)
+	put("LON", "a", 1, false)
+	put("PAR", "a", 1, true)
+	put("LON", "b", 2, true) // another appliance in its place: the one before is kept
+	if got := listed(); got != "LON[52:54:00:00:00:01] LON[52:54:00:00:00:02] PAR[52:54:00:00:00:01] " {
+		t.Error(got)
+	}
+	put("LON", "c", 2, true) // the same machine with a blank disk
+	put("LON", "a", 3, true)
+	if got := listed(); got != "LON[52:54:00:00:00:03] LON[52:54:00:00:00:02] PAR[52:54:00:00:00:01] " {
+		t.Error(got)
+	}
+	for i := range keptHosts + 10 {
+		put("LON", fmt.Sprint("k", i), 10+i, true)
+	}
+	list, err := s.Hosts(ctx)
+	if err != nil || len(list) != keptHosts+1 {
+		t.Errorf("%d are kept, %v", len(list), err)
+	}
+	put("LON", fmt.Sprint("k", keptHosts+9), 10+keptHosts+9, false) // the last one is among them
+}
