@@ -55,6 +55,10 @@ type Store interface {
 	EachReport(ctx context.Context, site string, kind provisioning.ReportKind, do func(provisioning.SiteReport) error) error
 	ResolveConflict(ctx context.Context, site, id string, entries ...provisioning.AuditEntry) error
 	Inventories(ctx context.Context) (map[string]provisioning.Inventory, error)
+	// PutHost keeps what the machine is recognised by that the appliance of a site with that key runs on, and reports whether that
+	// was news; Hosts are those of all sites.
+	PutHost(ctx context.Context, site string, key provisioning.SHA256, at time.Time, h provisioning.Hardware) (bool, error)
+	Hosts(ctx context.Context) ([]provisioning.Host, error)
 	// SiteSnapshot fails with CodeNotFound if the site never had a snapshot.
 	SiteSnapshot(ctx context.Context, site string) (*provisioning.SiteSnapshot, error)
 	// PublishSnapshots stores what decide makes of what it is given, by the time of which nothing of that has changed. It may
@@ -104,6 +108,8 @@ type Config struct {
 	Key Key
 	// Names are the host names and addresses that central's certificate carries beside localhost.
 	Names []string
+	// Own is what central's own machine is recognised by: it is never a target.
+	Own provisioning.Hardware
 	Log   *slog.Logger
 	Now   func() time.Time
 	// Rand is the source of keys and secrets, crypto/rand.Reader.

@@ -39,6 +39,10 @@ func (c *Central) change(ctx context.Context, r changeRequest) (client.ChangeRes
 	if err != nil {
 		return client.ChangeResult{}, err
 	}
+	hosts, err := c.hosts(ctx)
+	if err != nil {
+		return client.ChangeResult{}, err
+	}
 	consider := func(stored []provisioning.Document) (*plan, client.ChangeResult, error) {
 		e, err := r.edit(stored)
 		if err != nil {
@@ -57,7 +61,7 @@ func (c *Central) change(ctx context.Context, r changeRequest) (client.ChangeRes
 			}
 		}
 		result := p.result(r.Diff)
-		result.Danger = p.danger(c.cfg.Now(), inventories, limit)
+		result.Danger = p.danger(c.cfg.Now(), inventories, hosts, limit)
 		return p, result, nil
 	}
 	// Decided once before the store is held up: faults end here, and what takes long is remembered.

@@ -108,7 +108,7 @@ func (p *plan) raisedCaps() []client.RaisedCap {
 
 // danger says which computers would begin to erase their disks because of the plan, by themselves, that would not have
 // without it; and at which sites more of them could at once.
-func (p *plan) danger(now time.Time, inventories map[string]provisioning.Inventory, limit int) *client.Danger {
+func (p *plan) danger(now time.Time, inventories map[string]provisioning.Inventory, hosts []provisioning.Host, limit int) *client.Danger {
 	changed := map[provisioning.Key]bool{}
 	for _, t := range p.touched {
 		if t.effect != client.Unchanged {
@@ -124,7 +124,7 @@ func (p *plan) danger(now time.Time, inventories map[string]provisioning.Invento
 			touchedComputers = append(touchedComputers, k.Name)
 		}
 	}
-	before, after := newWorld(p.before, now, inventories), newWorld(p.after, now, inventories)
+	before, after := newWorld(p.before, now, inventories, hosts), newWorld(p.after, now, inventories, hosts)
 	computers, always := map[string]bool{}, map[string]bool{}
 	for _, a := range after.wiping {
 		old := before.byName(a.Name)
@@ -168,11 +168,12 @@ func (p *plan) forgotten(after *world) []string {
 		}
 	}
 	unnamed := func(c *provisioning.Computer) bool {
-		if c.Spec.SMBIOSGUID != "" && known[string(c.Spec.SMBIOSGUID)] {
+		if g := c.Spec.SMBIOSGUID; g != "" && (known[string(g)] || after.hosts.Find("", g) != nil) {
 			return false
 		}
-		return len(c.Spec.MACAddresses) == 0 ||
-			slices.ContainsFunc(c.Spec.MACAddresses, func(m provisioning.MAC) bool { return !known[string(m)] && after.answers(c, m) })
+		return len(c.Spec.MACAddresses) == 0 || slices.ContainsFunc(c.Spec.MACAddresses, func(m provisioning.MAC) bool {
+			return !known[string(m)] && after.hosts.Find(m, "") == nil && after.answers(c, m)
+		})
 	}
 	var out []string
 	for _, t := range p.touched {
@@ -205,11 +206,15 @@ func addresses(c *provisioning.Computer) []string {
 // newlyUnknown are the sites at which unknown machines would erase their disks because of what has changed, sorted.
 func newlyUnknown(before, after *world) []string {
 	out, old := map[string]bool{}, before.unknown()
+	hostFreed := slices.ContainsFunc(before.infrastructure, func(h provisioning.Host) bool {
+		return h.SMBIOSGUID != "" && after.hosts.Find("", h.SMBIOSGUID) == nil ||
+			slices.ContainsFunc(h.MACAddresses, func(m provisioning.MAC) bool { return after.hosts.Find(m, "") == nil })
+	})
 	for k, w := range after.unknown() {
 		freed := slices.ContainsFunc(slices.Collect(maps.Keys(before.sites[k.site].silent)), func(m provisioning.MAC) bool {
 			return !after.sites[k.site].silent[m]
 		})
-		if w&^old[k] != 0 || freed {
+		if w&^old[k] != 0 || freed || hostFreed {
 			out[k.site] = true
 		}
 	}
@@ -217,8 +222,8 @@ func newlyUnknown(before, after *world) []string {
 }
 
 // clearDanger says which of the named computers would begin to erase their disks if what has run on them could run again.
-func clearDanger(catalog provisioning.Catalog, names []string, now time.Time, inventories map[string]provisioning.Inventory, limit int) *client.Danger {
-	w := newWorld(catalog, now, inventories)
+func clearDanger(catalog provisioning.Catalog, names []string, now time.Time, inventories map[string]provisioning.Inventory, hosts []provisioning.Host, limit int) *client.Danger {
+	w := newWorld(catalog, now, inventories, hosts)
 	unknown := map[unknownAt]bool{} // what a computer had as an unknown one runs again, too
 	for k := range w.unknown() {
 		unknown[k], unknown[unknownAt{"", k.advertisement}] = true, true

@@ -99,7 +99,7 @@ func TestDanger(t *testing.T) {
 			stored := mustDecide(t, decoded, nil, parts).documents()
 			p := mustDecide(t, decoded, stored, c.change)
 			got := ""
-			if d := p.danger(noon, map[string]provisioning.Inventory{"lon-1": {MemoryMiB: 2048}, "lon-2": {MemoryMiB: 8192}}, 0); d != nil {
+			if d := p.danger(noon, map[string]provisioning.Inventory{"lon-1": {MemoryMiB: 2048}, "lon-2": {MemoryMiB: 8192}}, nil, 0); d != nil {
 				got = strings.Join(d.Computers, " ")
 				if len(d.UnknownSites)+len(d.Always) > 0 {
 					got = strings.TrimSpace(got + " | " + strings.Join(d.UnknownSites, " "))
@@ -227,10 +227,10 @@ func TestForgottenComputers(t *testing.T) {
 	maps.Copy(parts, lab)
 	decoded := &decodedDocuments{}
 	stored := mustDecide(t, decoded, nil, parts).documents()
-	if d := mustDecide(t, decoded, stored, map[string]string{"Computer any-1": ""}).danger(noon, nil, 10); d == nil || d.Confirm != "1" {
+	if d := mustDecide(t, decoded, stored, map[string]string{"Computer any-1": ""}).danger(noon, nil, nil, 10); d == nil || d.Confirm != "1" {
 		t.Errorf("%+v", d)
 	}
-	if d := mustDecide(t, decoded, stored, map[string]string{"Computer any-1": `{macAddresses: ["52:54:00:00:00:21"], description: x}`}).danger(noon, nil, 10); d != nil {
+	if d := mustDecide(t, decoded, stored, map[string]string{"Computer any-1": `{macAddresses: ["52:54:00:00:00:21"], description: x}`}).danger(noon, nil, nil, 10); d != nil {
 		t.Errorf("%+v", d)
 	}
 }
@@ -247,11 +247,55 @@ func TestClearDanger(t *testing.T) {
 		decoded := &decodedDocuments{}
 		p := mustDecide(t, decoded, nil, parts)
 		got := ""
-		if d := clearDanger(p.after, []string{"any-1", "lon-1", "lon-2", "par-1", "rom-1"}, noon, nil, 0); d != nil {
+		if d := clearDanger(p.after, []string{"any-1", "lon-1", "lon-2", "par-1", "rom-1"}, noon, nil, nil, 0); d != nil {
 			got = strings.Join(d.Computers, " ")
 		}
 		if got != c.want {
 			t.Errorf("%s: asks about %q, want %q", c.ad, got, c.want)
 		}
+	}
+}
+
+// TestHostsAreInNoDanger: the machines that appliances run on are no targets, and are again when their site is deleted.
+func TestHostsAreInNoDanger(t *testing.T) {
+	const everybody = `{taskSequence: wipe, collection: all-systems, purpose: required}`
+	host := func(site string, guid provisioning.GUID, macs ...provisioning.MAC) []provisioning.Host {
+		return []provisioning.Host{{Site: site, Hardware: provisioning.Hardware{MACAddresses: macs, SMBIOSGUID: guid}}}
+	}
+	for _, c := range []struct {
+		name           string
+		before, change map[string]string
+		hosts          []provisioning.Host
+		want           string
+	}{
+		{"by an address", nil, map[string]string{"Advertisement a": everybody}, host("ROM", "", "52:54:00:00:00:01"), "any-1 lon-2"},
+		{"by a GUID", nil, map[string]string{"Advertisement a": everybody}, host("", "4c4c4544-0042-3510-8052-b4c04f4d3432"), "any-1 lon-1"},
+		{"of a site that there is not", nil, map[string]string{"Advertisement a": everybody}, host("OSL", "", "52:54:00:00:00:01"), "any-1 lon-1 lon-2"},
+		{"by an adapter that wanders", map[string]string{"Site PAR": `{pxe: {mode: proxy, sharedAdapters: ["52:54:00:00:00:01"]}}`}, map[string]string{"Advertisement a": everybody}, host("LON", "", "52:54:00:00:00:01"), "any-1 lon-1 lon-2"},
+		{"site deleted", map[string]string{"Advertisement a": everybody, "Site OSL": `{}`}, map[string]string{"Site OSL": ""}, host("OSL", "", "52:54:00:00:00:01"), "lon-1"},
+		{"site deleted, unknown ones", map[string]string{"Advertisement a": `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Site OSL": `{}`}, map[string]string{"Site OSL": ""}, host("OSL", "", "52:54:00:00:00:99"), "| PAR"},
+		{"another site deleted, unknown ones", map[string]string{"Advertisement a": `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Site OSL": `{}`}, map[string]string{"Site OSL": ""}, host("LON", "", "52:54:00:00:00:99"), ""},
+		{"forgotten where unknown ones are erased", map[string]string{"Advertisement a": `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Computer any-1": ""}, host("LON", "", "52:54:00:00:00:21"), ""},
+	} {
+		parts := maps.Clone(lab)
+		maps.Copy(parts, c.before)
+		decoded := &decodedDocuments{}
+		p := mustDecide(t, decoded, mustDecide(t, decoded, nil, parts).documents(), c.change)
+		got := ""
+		if d := p.danger(noon, nil, c.hosts, 0); d != nil {
+			got = strings.Join(d.Computers, " ")
+			if len(d.UnknownSites) > 0 {
+				got = strings.TrimSpace(got + " | " + strings.Join(d.UnknownSites, " "))
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: asks about %q, want %q", c.name, got, c.want)
+		}
+	}
+	parts := maps.Clone(lab)
+	parts["Advertisement a"] = everybody
+	p := mustDecide(t, &decodedDocuments{}, nil, parts)
+	if d := clearDanger(p.after, []string{"lon-1", "lon-2"}, noon, nil, host("PAR", "", "52:54:00:00:00:01"), 0); d == nil || strings.Join(d.Computers, " ") != "lon-2" {
+		t.Errorf("%+v", d)
 	}
 }

@@ -159,7 +159,7 @@ func deployment(x *surveyed, t *target, expired bool, subject func() *collection
 	if r := x.newest[t.name]; r != nil {
 		return deploymentOf(x.name, r), true
 	}
-	if expired || x.computer == nil || x.computer.Spec.Infrastructure || !t.listed[x.name] && (t.of == nil || !t.of.Member(subject()).Member) {
+	if expired || x.computer == nil || x.infrastructure || !t.listed[x.name] && (t.of == nil || !t.of.Member(subject()).Member) {
 		return client.Deployment{}, false
 	}
 	return client.Deployment{Computer: x.name, Site: x.computer.Spec.Site, State: client.Waiting}, true

@@ -54,6 +54,7 @@ func (c *Central) branchRoutes(mux *http.ServeMux) {
 	mux.Handle("GET "+client.PathBranchSnapshot, c.siteOnly(c.handleSnapshot))
 	mux.Handle("POST "+client.PathBranchStatus, c.siteOnly(c.handleReport))
 	mux.Handle("POST "+client.PathBranchReports, c.siteOnly(c.handleSiteReports))
+	mux.Handle("POST "+client.PathBranchHost, c.siteOnly(c.handleHost))
 	mux.Handle("GET "+client.PathBranchEpochs, c.siteOnly(func(w http.ResponseWriter, r *http.Request, _ string) {
 		out, err := c.epochs(r.Context())
 		c.answer(w, r, out, err)

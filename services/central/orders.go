@@ -145,8 +145,12 @@ func (c *Central) Clear(ctx context.Context, in client.ClearRequest) (client.Ord
 	if err != nil {
 		return client.OrderResult{}, err
 	}
+	hosts, err := c.hosts(ctx)
+	if err != nil {
+		return client.OrderResult{}, err
+	}
 	now := c.cfg.Now()
-	if err := confirmed(clearDanger(catalog, names, now, inventories, limit), in.Confirm); err != nil {
+	if err := confirmed(clearDanger(catalog, names, now, inventories, hosts, limit), in.Confirm); err != nil {
 		return client.OrderResult{}, err
 	}
 	orders := make([]provisioning.Order, len(names))

@@ -47,6 +47,7 @@ func (c *Central) next(ctx context.Context, p provisioning.Publication, contacts
 		}
 	}
 	stand := standing(p.Orders, c.cfg.Now())
+	hosts := c.withOwn(p.Hosts)
 	var out []provisioning.SiteSnapshot
 	for _, site := range sites(catalog) {
 		old := p.Present[site]
@@ -62,6 +63,7 @@ func (c *Central) next(ctx context.Context, p provisioning.Publication, contacts
 				Aged:        stand.aged,
 				Approvals:   stand.approvals[site],
 				Runs:        p.Runs,
+				Hosts:       hosts,
 			})
 		}
 		if err != nil {

@@ -20,6 +20,8 @@ type survey struct {
 	computers []*surveyed
 	byName    map[string]*surveyed
 	byMAC     map[provisioning.MAC]*surveyed
+	// hosts are the machines that appliances and central run on.
+	hosts provisioning.Hosts
 	// strangers are computers of runs that the catalog has no more, by name.
 	strangers map[string]*surveyed
 	// readable says whether the caller may read a document, and atSite whether of a site.
@@ -33,6 +35,8 @@ type surveyed struct {
 	// computer is nil where the catalog has it no more.
 	computer *provisioning.Computer
 	visible  bool
+	// infrastructure says that it is never a target.
+	infrastructure bool
 	// provisioned says that a task sequence that erases a disk has succeeded, whether that was cleared since or not; last is
 	// the newest run.
 	provisioned bool
@@ -59,6 +63,11 @@ func (c *Central) survey(ctx context.Context, wanted func(advertisement string) 
 	if s.readable, err = c.readable(ctx, docs); err != nil {
 		return nil, err
 	}
+	told, err := c.hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.hosts = provisioning.NewHosts(s.catalog.Infrastructure(told))
 	sites := map[string]bool{}
 	s.atSite = func(site string) bool {
 		may, ok := sites[site]
@@ -72,7 +81,7 @@ func (c *Central) survey(ctx context.Context, wanted func(advertisement string) 
 		if o.Computer == nil {
 			continue
 		}
-		x := &surveyed{name: o.Name, computer: o.Computer, visible: s.readable(k)}
+		x := &surveyed{name: o.Name, computer: o.Computer, visible: s.readable(k), infrastructure: o.Computer.Spec.Infrastructure || s.hosts.Of(o.Computer) != nil}
 		s.computers, s.byName[o.Name] = append(s.computers, x), x
 		for _, m := range o.Computer.Spec.MACAddresses {
 			s.byMAC[m] = x

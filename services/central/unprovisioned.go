@@ -20,7 +20,7 @@ func (c *Central) Unprovisioned(ctx context.Context, site string, p client.Page)
 		}
 		var all []client.Deployment
 		for _, x := range s.computers {
-			if !x.visible || x.provisioned || x.computer.Spec.Infrastructure || site != "" && x.computer.Spec.Site != site {
+			if !x.visible || x.provisioned || x.infrastructure || site != "" && x.computer.Spec.Site != site {
 				continue
 			}
 			d := client.Deployment{Computer: x.name, Site: x.computer.Spec.Site}
@@ -55,7 +55,7 @@ func (c *Central) unknownMachines(ctx context.Context, s *survey, site string) (
 		unknown := r.Kind == provisioning.ReportConflict && r.Conflict != nil && len(r.Conflict.ByMAC)+len(r.Conflict.ByGUID) == 0 ||
 			r.Kind == provisioning.ReportWipeCap && r.Computer == ""
 		m := r.Machine
-		if !unknown || m.MAC == "" || s.byMAC[m.MAC] != nil || m.GUID != "" && guids[m.GUID] || !s.atSite(r.Site) {
+		if !unknown || m.MAC == "" || s.byMAC[m.MAC] != nil || m.GUID != "" && guids[m.GUID] || s.hosts.Find(m.MAC, m.GUID) != nil || !s.atSite(r.Site) {
 			return nil
 		}
 		k := key{r.Site, m.MAC, m.GUID}

@@ -66,10 +66,15 @@ type world struct {
 	// serving counts the sites with a PXE service point, and silent in how many of them an address names nobody.
 	serving int
 	silent  map[provisioning.MAC]int
+	// infrastructure are the machines that appliances and central run on: never targets; hosts finds them.
+	infrastructure []provisioning.Host
+	hosts          provisioning.Hosts
 }
 
-func newWorld(catalog provisioning.Catalog, now time.Time, inventories map[string]provisioning.Inventory) *world {
+func newWorld(catalog provisioning.Catalog, now time.Time, inventories map[string]provisioning.Inventory, told []provisioning.Host) *world {
 	w := &world{catalog: catalog, inventories: inventories, sites: map[string]siteRules{}, silent: map[provisioning.MAC]int{}}
+	w.infrastructure = catalog.Infrastructure(told)
+	w.hosts = provisioning.NewHosts(w.infrastructure)
 	for _, o := range catalog {
 		switch {
 		case o.Site != nil:
@@ -190,7 +195,7 @@ func (w *world) targets(a *wiping, c *provisioning.Computer) bool {
 // reach says by which addresses, and how, an advertisement begins on a computer that it is for.
 func (w *world) reach(a *wiping, c *provisioning.Computer) reached {
 	out := reached{}
-	if c.Spec.Infrastructure {
+	if c.Spec.Infrastructure || w.hosts.Of(c) != nil {
 		return out
 	}
 	add := func(id string, answered bool) {
