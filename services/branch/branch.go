@@ -60,6 +60,8 @@ type Central interface {
 	Runs(ctx context.Context) ([]provisioning.Run, error)
 	// Renew exchanges a PEM certificate request by the site's key for a new certificate.
 	Renew(ctx context.Context, csr []byte) (Enrolment, error)
+	// TellHost tells what the appliance's own machine is recognised by; to tell it again does no harm.
+	TellHost(ctx context.Context, h provisioning.Hardware) error
 }
 
 // Enrolment is central's answer to an enrolment.
@@ -87,6 +89,9 @@ type Config struct {
 	// Writable says why nothing can be stored now, nil if it can. While it cannot, no machine is started, as its run could
 	// not be noted. It must not wait for a disk. It may be nil.
 	Writable func() error
+	// Own says what the appliance's own machine is recognised by: it is never a target, here from the start, and at other sites
+	// once central knows. It is asked before each contact with central, as network cards can come and go; nil is nothing.
+	Own func() provisioning.Hardware
 	// Contact is told what came of each try to be in step with central: nil, or why it failed. It may be nil.
 	Contact func(error)
 	// AgentPort is the TCP port of the agents' HTTPS, for the URL told to them.
@@ -127,6 +132,7 @@ type state struct {
 	names    map[string]bool        // of the snapshot's computers, in lower case
 	// past is the history without Approved. Its runs stand in the order in which they began.
 	past       policy.History
+	own        provisioning.Hardware // what the appliance is recognised by itself; past finds it
 	allowances []provisioning.Allowance
 	obeyed     map[provisioning.SHA256]bool // orders, by their sums
 }
@@ -184,6 +190,9 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 	if cfg.Writable == nil {
 		cfg.Writable = func() error { return nil }
 	}
+	if cfg.Own == nil {
+		cfg.Own = func() provisioning.Hardware { return provisioning.Hardware{} }
+	}
 	b := &Branch{
 		cfg: cfg, metrics: newMetrics(), attempts: newAttempts(), checks: newQueue(maxPasswordQueue), notices: newNotices(),
 		changed: make(chan struct{}), reported: make(chan struct{}, 1), reportsWait: make(chan struct{}, 1), reserved: map[string]reservation{},
@@ -201,9 +210,12 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the branch's records: %w", err)
 	}
+	own := cfg.Own()
 	first := &state{
+		own: own,
 		past: policy.History{
 			Runs: records.Runs, Discovered: records.Discovered, Inventories: records.Inventories, Complete: records.HistoryComplete,
+			Own: provisioning.NewHosts([]provisioning.Host{{Site: cfg.Site, Hardware: own}}),
 		}.Indexed(),
 		allowances: records.Allowances, obeyed: make(map[provisioning.SHA256]bool, len(records.Obeyed)),
 	}

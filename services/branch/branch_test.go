@@ -40,6 +40,8 @@ type central struct {
 	epochs  provisioning.Epochs
 	runs    []provisioning.Run
 	renewed []byte
+	// hosts are what the branch said that its machine is recognised by, each time.
+	hosts []provisioning.Hardware
 	// refused: it takes the branch's certificate for nothing.
 	refused bool
 }
@@ -92,6 +94,13 @@ func (c *central) ReportSite(_ context.Context, reports []provisioning.SiteRepor
 		return errors.New("the connection was cut")
 	}
 	c.reports = append(c.reports, reports...)
+	return nil
+}
+
+func (c *central) TellHost(_ context.Context, h provisioning.Hardware) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hosts = append(c.hosts, h)
 	return nil
 }
 

@@ -275,7 +275,7 @@ func (b *Branch) renewCertificate(ctx context.Context) error {
 // keepUp does what is due beside following the snapshot. None of it keeps the site from its work, so that failures are only
 // told; it is tried again with the next poll.
 func (b *Branch) keepUp(ctx context.Context) {
-	for _, do := range []func(context.Context) error{b.fetchHistory, b.pinRoot, b.renewCertificate} {
+	for _, do := range []func(context.Context) error{b.tellHost, b.fetchHistory, b.pinRoot, b.renewCertificate} {
 		err := do(ctx)
 		switch provisioning.CodeOf(err) {
 		case "":

@@ -270,6 +270,9 @@ func TestStoppedBeforeItErases(t *testing.T) {
 		"ignored":                  func(n *provisioning.Snapshot) { n.Site.Spec.PXE.Ignore = []provisioning.MAC{desk.MAC} },
 		"the role is off":          func(n *provisioning.Snapshot) { n.Site.Spec.PXE = nil },
 		"infrastructure":           func(n *provisioning.Snapshot) { n.Computers[0].Spec.Infrastructure = true },
+		"an appliance's machine": func(n *provisioning.Snapshot) {
+			n.Infrastructure = []provisioning.Host{{Site: "PAR", Hardware: provisioning.Hardware{MACAddresses: []provisioning.MAC{desk.MAC}}}}
+		},
 		"of another site":          func(n *provisioning.Snapshot) { n.Computers[0].Spec.Site = "PAR" },
 		"its record was deleted":   func(n *provisioning.Snapshot) { n.Computers = nil },
 		"another's record":         func(n *provisioning.Snapshot) { n.Computers[0].Spec.SMBIOSGUID = stranger.GUID },

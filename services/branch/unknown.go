@@ -128,22 +128,23 @@ func marksOf(s *provisioning.Snapshot) marks {
 	return out
 }
 
-// known are the names of discovered computers that the snapshot has by now, by what they are recognised by.
+// known are the names of discovered computers that the snapshot has by now, by what they are recognised by; of infrastructure, as
+// a host, too.
 func known(list []provisioning.Computer, s *provisioning.Snapshot) []string {
-	has := marksOf(s)
+	has, hosts := marksOf(s), provisioning.NewHosts(s.Infrastructure)
 	var out []string
 	for i := range list {
 		spec := &list[i].Spec
-		if slices.ContainsFunc(spec.MACAddresses, func(m provisioning.MAC) bool { return has.macs[m] }) || has.guids[spec.SMBIOSGUID] {
+		if spec.Infrastructure && hosts.Of(&list[i]) != nil || slices.ContainsFunc(spec.MACAddresses, func(m provisioning.MAC) bool { return has.macs[m] }) || has.guids[spec.SMBIOSGUID] {
 			out = append(out, list[i].Name)
 		}
 	}
 	return out
 }
 
-// lost are the computers that the snapshot before recognised and the one after does not, where that is one of another epoch:
-// central was restored from a backup of a time before it knew of them, and they are not unknown for that. They keep what they
-// are recognised by, and that they are another site's or infrastructure; and their names, but for what is left of one that
+// lost are the computers, and the machines of appliances and of central, that the snapshot before recognised and the one after does
+// not, where that is one of another epoch: central was restored from a backup of a time before it knew of them, and they are not
+// unknown for that. They keep what they are recognised by, and that they are another site's or infrastructure; and their names, but for what is left of one that
 // is described in part, or by other addresses.
 func lost(past *policy.History, before, after *provisioning.Snapshot) []provisioning.Computer {
 	if before == nil || before.Epoch == after.Epoch {
@@ -154,7 +155,7 @@ func lost(past *policy.History, before, after *provisioning.Snapshot) []provisio
 		names[strings.ToLower(past.Discovered[i].Name)] = true
 	}
 	var out []provisioning.Computer
-	for _, c := range slices.Concat(before.Computers, before.Elsewhere) {
+	for _, c := range slices.Concat(before.Computers, before.Elsewhere, lostHosts(before, after)) {
 		spec := provisioning.ComputerSpec{
 			Description: "Known to this site when central was restored from an older backup",
 			Site:        c.Spec.Site, SMBIOSGUID: c.Spec.SMBIOSGUID, Infrastructure: c.Spec.Infrastructure,
