@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"branchpoint/appliance/screen"
+	"branchpoint/initramfs/network"
 	"branchpoint/provisioning"
 	"branchpoint/services/branch"
 	centralclient "branchpoint/services/central/client"
@@ -98,7 +99,7 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	})
 	br, err = branch.New(ctx, branch.Config{
 		Site: settings.Site, CentralCA: settings.Central.CASHA256, EnrolmentToken: settings.Central.EnrolmentToken, Store: db, Central: centralSide{s.central}, Installed: s.isInstalled,
-		Writable: a.writable, Contact: s.contacted, AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader, Metrics: registry,
+		Writable: a.writable, Own: a.hardware, Contact: s.contacted, AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader, Metrics: registry,
 	})
 	if err != nil {
 		return err
@@ -125,6 +126,15 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	})
 	wg.Wait()
 	return ctx.Err()
+}
+
+// hardware is what the appliance's machine is recognised by, as far as that can be read.
+func (a *appliance) hardware() provisioning.Hardware {
+	h, err := network.Hardware("/sys")
+	if err != nil {
+		a.Log.Debug("what this machine is recognised by is not known in full", "error", err)
+	}
+	return h
 }
 
 // enrol repeats the enrolment until it succeeds.

@@ -245,3 +245,5 @@ func TestRestoredCentralAndReplacedDisk(t *testing.T) {
 }
 
 func (oneSnapshot) ReportSite(context.Context, []provisioning.SiteReport) error { return nil }
+
+func (oneSnapshot) TellHost(context.Context, provisioning.Hardware) error { return nil }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"branchpoint/initramfs/network"
 	"branchpoint/provisioning"
 	"branchpoint/services/central"
 	"branchpoint/services/central/client"
@@ -110,9 +111,13 @@ func (a *app) serveCentral(ctx context.Context, o centralOptions) (err error) {
 		return err
 	}
 	defer chunks.Close()
+	own, err := network.Hardware("/sys")
+	if err != nil {
+		log.Warn("what this machine is recognised by is not known in full; describe it in a Computer document with infrastructure: true", "macs", own.MACAddresses, "guid", own.SMBIOSGUID, "error", err)
+	}
 	var c *central.Central
 	c, err = central.Open(ctx, central.Config{
-		Store: db, Key: key, Names: o.names, Log: log, Now: a.now, Rand: rand.Reader, Content: centralContent{chunks},
+		Store: db, Key: key, Names: o.names, Own: own, Log: log, Now: a.now, Rand: rand.Reader, Content: centralContent{chunks},
 		Metrics: registry, MetricsHandler: promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
 		// Central itself has recognised the caller before it asks.
 		ContentRead:  content.NewReadHandler(chunks, func(*http.Request) error { return nil }, nil),
