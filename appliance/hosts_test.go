@@ -99,7 +99,10 @@ spec: {taskSequence: install, collection: all-unknown-computers, purpose: requir
 	if d := lon.Explain(machine); d.Rule() != policy.RuleInfrastructure || d.Action != policy.Silent {
 		t.Errorf("LON: %q", d.Lines())
 	}
-	eventually(t, "central's word", func() bool { d := par.Explain(machine); return d.Rule() == policy.RuleInfrastructure && d.Action == policy.Silent })
+	eventually(t, "central's word", func() bool {
+		d := par.Explain(machine)
+		return d.Rule() == policy.RuleInfrastructure && d.Action == policy.Silent
+	})
 	if d := par.Explain(stranger); d.Action != policy.Boot {
 		t.Errorf("PAR: %q", d.Lines())
 	}

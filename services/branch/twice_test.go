@@ -267,9 +267,9 @@ func TestWipeCapWhereAgentsLinger(t *testing.T) {
 // get nothing by then.
 func TestStoppedBeforeItErases(t *testing.T) {
 	for name, change := range map[string]func(*provisioning.Snapshot){
-		"ignored":                  func(n *provisioning.Snapshot) { n.Site.Spec.PXE.Ignore = []provisioning.MAC{desk.MAC} },
-		"the role is off":          func(n *provisioning.Snapshot) { n.Site.Spec.PXE = nil },
-		"infrastructure":           func(n *provisioning.Snapshot) { n.Computers[0].Spec.Infrastructure = true },
+		"ignored":         func(n *provisioning.Snapshot) { n.Site.Spec.PXE.Ignore = []provisioning.MAC{desk.MAC} },
+		"the role is off": func(n *provisioning.Snapshot) { n.Site.Spec.PXE = nil },
+		"infrastructure":  func(n *provisioning.Snapshot) { n.Computers[0].Spec.Infrastructure = true },
 		"an appliance's machine": func(n *provisioning.Snapshot) {
 			n.Infrastructure = []provisioning.Host{{Site: "PAR", Hardware: provisioning.Hardware{MACAddresses: []provisioning.MAC{desk.MAC}}}}
 		},

@@ -110,8 +110,8 @@ type Config struct {
 	Names []string
 	// Own is what central's own machine is recognised by: it is never a target.
 	Own provisioning.Hardware
-	Log   *slog.Logger
-	Now   func() time.Time
+	Log *slog.Logger
+	Now func() time.Time
 	// Rand is the source of keys and secrets, crypto/rand.Reader.
 	Rand io.Reader
 	// Metrics is where central's metrics are registered; nil is nowhere. MetricsHandler answers administrators at /metrics;
