@@ -48,6 +48,9 @@ type SiteCertificate struct {
 	// RevokedAt is zero as long as it is good; Why says why it is not.
 	RevokedAt time.Time
 	Why       string
+	// Recipient is to whom the secrets of the appliance that has it are encrypted, an age X25519 recipient; empty as long as it
+	// has not said.
+	Recipient string
 }
 
 // EnrolmentChange is what the use of an enrolment token changes beside the token.

@@ -24,6 +24,8 @@ type ComputerSpec struct {
 	Infrastructure bool `yaml:"infrastructure,omitempty" json:"infrastructure,omitempty"`
 	// Variables are set in its task sequences, and win over its collections' and the sequence's own.
 	Variables map[string]string `yaml:"variables,omitempty" json:"variables,omitempty"`
+	// Secrets are variables whose values nobody is shown. Central seals them before it keeps them (SealedPrefix).
+	Secrets map[string]string `yaml:"secrets,omitempty" json:"secrets,omitempty"`
 }
 
 // Inventory is what is known of a computer's hardware from the last time its agent ran.
@@ -78,6 +80,8 @@ type CollectionSpec struct {
 	// Variables are set in the members' task sequences. Where collections set the same variable, that of the first
 	// collection by name wins.
 	Variables map[string]string `yaml:"variables,omitempty" json:"variables,omitempty"`
+	// Secrets are those whose values nobody is shown, as ComputerSpec.Secrets.
+	Secrets map[string]string `yaml:"secrets,omitempty" json:"secrets,omitempty"`
 }
 
 // Rights is what a Role allows.

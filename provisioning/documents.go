@@ -57,6 +57,8 @@ type TaskSequenceSpec struct {
 	BootImage string `yaml:"bootImage,omitempty" json:"bootImage,omitempty"`
 	// Variables are the sequence's own; %NAME% in a step's texts is replaced by the value.
 	Variables map[string]string `yaml:"variables,omitempty" json:"variables,omitempty"`
+	// Secrets are those whose values nobody is shown, as ComputerSpec.Secrets.
+	Secrets map[string]string `yaml:"secrets,omitempty" json:"secrets,omitempty"`
 	// Steps run from first to last.
 	Steps []Step `yaml:"steps" json:"steps"`
 }

@@ -28,6 +28,7 @@ spec:
     ignore: ["52-54-00-00-00-09"]
     sharedAdapters: ["5254.0000.000a"]
     wipesPerHour: 10
+    secretsAfter: password
   distributionPoint:
     quotaGiB: 500
     windows:
@@ -52,6 +53,7 @@ spec:
   smbiosGUID: 4c4c4544-0042-3510-8052-b4c04f4d3432
   infrastructure: true
   variables: {OSDTimeZone: GMT}
+  secrets: {JoinPassword: "sealed:AAAA"}
 ---
 apiVersion: branchpoint/v1
 kind: Computer
@@ -67,6 +69,7 @@ spec:
   computers: [desk-1]
   query: inventory.memoryMiB >= 8192
   variables: {Department: accounts}
+  secrets: {ProductKey: "sealed:AAAA"}
 ---
 apiVersion: branchpoint/v1
 kind: OperatingSystemImage
@@ -100,6 +103,7 @@ spec:
   description: Install
   bootImage: desktops
   variables: {A: b}
+  secrets: {Licence: "sealed:AAAA"}
   steps:
     - partitionDisk:
         disk: {number: 0}

@@ -37,6 +37,7 @@ type Facts struct {
 //     no document;
 //   - what has run at other sites and must not run here again;
 //   - the machines that appliances and central run on, of all sites;
+//   - of the secrets of these computers, collections and sequences, those that the sequences refer to, as they are stored;
 //   - the sequences of these advertisements with their boot images, their operating system images, and the content.
 //
 // Everything is sorted, by name and orders by number, so that the same input gives the same bytes. The snapshot shares
@@ -61,6 +62,7 @@ func (c Catalog) Resolve(site string, facts Facts) (*Snapshot, error) {
 	}
 	r.orders()
 	r.runs()
+	r.snapshot.onlySecrets()
 	return r.snapshot, nil
 }
 
@@ -159,7 +161,7 @@ func (r *resolver) concerns(collection string) bool {
 func (r *resolver) collections(wanted map[string]bool) {
 	s := r.snapshot
 	for _, o := range r.catalog {
-		if o.Collection == nil || !wanted[o.Name] && (len(o.Collection.Spec.Variables) == 0 || !r.concerns(o.Name)) {
+		if o.Collection == nil || !wanted[o.Name] && (len(o.Collection.Spec.Variables)+len(o.Collection.Spec.Secrets) == 0 || !r.concerns(o.Name)) {
 			continue
 		}
 		c := *o.Collection

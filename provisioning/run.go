@@ -162,4 +162,7 @@ type Assignment struct {
 	Content map[string]ContentRef `json:"content"`
 	// NextStatus is the Sequence number of the run's next status message.
 	NextStatus int `json:"nextStatus"`
+	// Secrets are the variables whose values are neither reported, shown nor logged, by name. They win over the others of the
+	// same name.
+	Secrets map[string]string `json:"secrets,omitempty"`
 }

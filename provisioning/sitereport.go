@@ -112,7 +112,7 @@ func (r *SiteReport) validDiscovered(invalid func(string) error) error {
 	} else if m.GUID == "" {
 		return invalid("the computer can be recognised by nothing")
 	}
-	if check() != nil || len(c.Spec.Description) > maxReportText || len(c.Spec.Variables) > 0 || c.Spec.Infrastructure {
+	if check() != nil || len(c.Spec.Description) > maxReportText || len(c.Spec.Variables) > 0 || len(c.Spec.Secrets) > 0 || c.Spec.Infrastructure {
 		return invalid("the computer is malformed, or says more than a branch can know")
 	}
 	return r.Inventory.check(invalid)

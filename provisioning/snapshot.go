@@ -41,6 +41,11 @@ type Snapshot struct {
 	// erased than the wipe cap allows; each oldest first. A branch obeys an order once: the first time it sees its number.
 	Clears    []Clear    `json:"clears,omitempty"`
 	Approvals []Approval `json:"approvals,omitempty"`
+	// Secrets is an age file (age-encryption.org/v1) to the recipient SecretsFor, the site's appliance. It holds the values of
+	// the secrets of Computers, Collections and TaskSequences, where only their names stand: a JSON object by SecretPlace. Both
+	// are empty where there are none, or where central knows no appliance of the site that could open it.
+	Secrets    []byte `json:"secrets,omitempty"`
+	SecretsFor string `json:"secretsFor,omitempty"`
 }
 
 // Clear lets what has run on a computer run again ("Clear last PXE advertisement").

@@ -33,6 +33,7 @@ func (c *checker) computer(o *Computer) {
 		s.SMBIOSGUID = g
 	}
 	c.variables("$.spec.variables", s.Variables)
+	c.secrets("$.spec.secrets", s.Secrets, s.Variables)
 }
 
 // BuiltIn reports whether a collection is one of the built-in ones, which exist without a document.
@@ -54,6 +55,7 @@ func (c *checker) collection(o *Collection) {
 		c.add("$.spec.query", "the query has %d bytes; at most %d are possible", len(s.Query), maxQuery)
 	}
 	c.variables("$.spec.variables", s.Variables)
+	c.secrets("$.spec.secrets", s.Secrets, s.Variables)
 }
 
 func (c *checker) pkg(s PackageSpec) {

@@ -18,6 +18,7 @@ func (c *checker) sequence(s *TaskSequenceSpec) {
 		}
 	}
 	c.variables("$.spec.variables", s.Variables)
+	c.secrets("$.spec.secrets", s.Secrets, s.Variables)
 	for i := range s.Steps {
 		c.step(item("$.spec.steps", i), &s.Steps[i], i == len(s.Steps)-1)
 	}

@@ -105,6 +105,15 @@ func (c *checker) pxe(at string, p *PXERole) {
 			c.add(at+".passwordHash", "passwordHash: %v; make it with: branchpoint password", err)
 		}
 	}
+	switch p.SecretsAfter {
+	case "", SecretsKnown:
+	case SecretsAfterPassword:
+		if p.PasswordHash == "" {
+			c.add(at+".secretsAfter", "secretsAfter: %s needs a passwordHash; make it with: branchpoint password", SecretsAfterPassword)
+		}
+	default:
+		c.add(at+".secretsAfter", "secretsAfter is %q; write %s or %s", clip(string(p.SecretsAfter)), SecretsAfterPassword, SecretsKnown)
+	}
 	c.macs(at+".ignore", p.Ignore)
 	c.macs(at+".sharedAdapters", p.SharedAdapters)
 	c.between(at, "wipesPerHour", p.WipesPerHour, 0, 100000)

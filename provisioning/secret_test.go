@@ -1,0 +1,119 @@
+package provisioning
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestSecretFaults(t *testing.T) {
+	const value = "hunter2-hunter2"
+	for _, c := range []struct{ name, spec, want string }{
+		{"a good one", `secrets: {Join: hunter2-hunter2, Key: "sealed:AAAA"}`, ""},
+		{"too short", `secrets: {Join: abc}`, "secret Join has a value of 3 bytes; 4 to 4096 are possible"},
+		{"empty", `secrets: {Join: ""}`, "0 bytes"},
+		{"too long", `secrets: {Join: ` + strings.Repeat("hunter2-", 600) + `}`, "4800 bytes"},
+		{"too long a seal", `secrets: {Join: "sealed:` + strings.Repeat("A", 9000) + `"}`, "is sealed with 9007 bytes"},
+		{"no name", `secrets: {"Join-Password": hunter2-hunter2}`, "use letters, digits and underscores"},
+		{"read-only", `secrets: {_SMSTSx: hunter2-hunter2}`, "use letters"},
+		{"twice", `secrets: {Join: hunter2-hunter2, JOIN: hunter2-hunter2}`, "secrets JOIN and Join are the same"},
+		{"a variable, too", `secrets: {Join: hunter2-hunter2}, variables: {JOIN: x}`, "Join is a variable as well"},
+		{"a list", `secrets: {Join: [hunter2-hunter2]}`, "a text is wanted here"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, ps := Decode(File{Name: "f.yaml", Text: []byte("apiVersion: branchpoint/v1\nkind: Collection\nmetadata: {name: c}\nspec: {" + c.spec + "}\n")})
+			text := ""
+			for _, p := range ps {
+				text += p.String() + "\n"
+			}
+			if (c.want == "") != (text == "") || !strings.Contains(text, c.want) {
+				t.Errorf("got %s want %s", text, c.want)
+			}
+			if strings.Contains(text, value) || strings.Contains(text, "hunter2") {
+				t.Errorf("a fault tells the secret: %s", text)
+			}
+		})
+	}
+}
+
+func TestRefers(t *testing.T) {
+	ts := TaskSequence{Spec: TaskSequenceSpec{Steps: []Step{
+		{RunCommandLine: &RunCommandLine{Command: `a %One% "%two%%Three%" 5%x y% %%Not`}},
+		{ApplyNetworkSettings: &ApplyNetworkSettings{DNS: []string{"%Four%"}}},
+	}}}
+	got := slices.Sorted(maps.Keys(ts.Refers()))
+	for _, want := range []string{"ONE", "TWO", "THREE", "FOUR"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is missing in %v", want, got)
+		}
+	}
+	if slices.Contains(got, "NOT") {
+		t.Errorf("refers to %v", got)
+	}
+}
+
+// TestResolveSecrets: a site gets what its computers and sequences need, and the catalog stays as it is.
+func TestResolveSecrets(t *testing.T) {
+	catalog, ps := NewCatalog(mustDecode(t, `apiVersion: branchpoint/v1
+kind: Site
+metadata: {name: LON}
+spec: {}
+---
+apiVersion: branchpoint/v1
+kind: Computer
+metadata: {name: desk-1}
+spec: {site: LON, macAddresses: ["52:54:00:00:00:01"], secrets: {Used: "sealed:AAAA", Unused: "sealed:AAAA"}}
+---
+apiVersion: branchpoint/v1
+kind: Collection
+metadata: {name: mine}
+spec: {computers: [desk-1], secrets: {used: "sealed:BBBB"}}
+---
+apiVersion: branchpoint/v1
+kind: Collection
+metadata: {name: others}
+spec: {computers: [], secrets: {Used: "sealed:CCCC"}}
+---
+apiVersion: branchpoint/v1
+kind: TaskSequence
+metadata: {name: join}
+spec: {steps: [{runCommandLine: {command: "%USED%"}}], secrets: {Other: "sealed:DDDD"}}
+---
+apiVersion: branchpoint/v1
+kind: Advertisement
+metadata: {name: ad}
+spec: {taskSequence: join, computers: [desk-1], purpose: required}
+`))
+	if len(ps) > 0 {
+		t.Fatal(ps)
+	}
+	s, err := catalog.Resolve("LON", Facts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := s.AllSecrets()
+	slices.SortFunc(all, func(a, b SecretOf) int { return strings.Compare(a.Place, b.Place) })
+	want := []SecretOf{{"Collection/mine/USED", "sealed:BBBB"}, {"Computer/desk-1/USED", "sealed:AAAA"}}
+	if !slices.Equal(all, want) {
+		t.Errorf("got %v", all)
+	}
+	s.BlankSecrets()
+	for _, x := range s.AllSecrets() {
+		if x.Value != "" {
+			t.Errorf("%s stays", x.Place)
+		}
+	}
+	if o := catalog[Key{KindComputer, "desk-1"}]; o.Secrets()["Used"] != "sealed:AAAA" || o.Secrets()["Unused"] == "" {
+		t.Errorf("the catalog was changed: %v", o.Secrets())
+	}
+}
+
+func mustDecode(t *testing.T, text string) []Object {
+	t.Helper()
+	out, ps := Decode(File{Name: "f.yaml", Text: []byte(text)})
+	if len(ps) > 0 {
+		t.Fatal(ps)
+	}
+	return out
+}
