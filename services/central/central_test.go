@@ -103,13 +103,32 @@ type site struct {
 	admin   *client.Admin
 	token   string
 	store   *store.Store
+	log     *logText
 	stop    func()
+}
+
+// logText is a log that is written to and read at one time.
+type logText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // start starts a central in dir.
 func start(t *testing.T, dir string) *site {
 	t.Helper()
-	s := &site{t: t, dir: dir, clock: &clock{now: time.Now()}, content: &packages{}, metrics: prometheus.NewPedanticRegistry()}
+	s := &site{t: t, dir: dir, clock: &clock{now: time.Now()}, content: &packages{}, metrics: prometheus.NewPedanticRegistry(), log: &logText{}}
 	key, err := central.LoadKey(filepath.Join(dir, "key"), true, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +146,7 @@ func start(t *testing.T, dir string) *site {
 		})
 	}
 	s.Central, err = central.Open(t.Context(), central.Config{
-		Store: s.store, Content: s.content, Key: key, Log: slog.New(slog.DiscardHandler), Now: s.clock.Now, Rand: rand.Reader,
+		Store: s.store, Content: s.content, Key: key, Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: s.clock.Now, Rand: rand.Reader,
 		ContentRead: text("read "), ContentAdmin: text("admin "),
 		Metrics: s.metrics, MetricsHandler: promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}),
 	})
@@ -254,6 +273,12 @@ func (s *site) enrol(code string) (*client.Branch, ed25519.PublicKey) {
 
 func (s *site) branch(chain []byte, key *ecdsa.PrivateKey) *client.Branch {
 	s.t.Helper()
+	return s.branchFor(chain, key, nil)
+}
+
+// branchFor is a branch's client that says to whom secrets are to be encrypted.
+func (s *site) branchFor(chain []byte, key *ecdsa.PrivateKey, recipient func() string) *client.Branch {
+	s.t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		s.t.Fatal(err)
@@ -264,7 +289,7 @@ func (s *site) branch(chain []byte, key *ecdsa.PrivateKey) *client.Branch {
 	}
 	return client.NewBranch(client.BranchConfig{
 		Address: s.address, CASHA256: s.CASHA256(), Now: s.clock.Now,
-		Certificate: func() (tls.Certificate, error) { return cert, nil },
+		Certificate: func() (tls.Certificate, error) { return cert, nil }, Recipient: recipient,
 	})
 }
 

@@ -48,6 +48,9 @@ func (c *Central) change(ctx context.Context, r changeRequest) (client.ChangeRes
 		if err != nil {
 			return nil, client.ChangeResult{}, err
 		}
+		if err := c.seal(stored, e); err != nil { // before anything looks at a document, tells of it or stores it
+			return nil, client.ChangeResult{}, err
+		}
 		p, err := decide(&c.decoded, stored, e, packages)
 		if err != nil {
 			return nil, client.ChangeResult{}, err

@@ -218,7 +218,10 @@ func (c *Central) Enrol(ctx context.Context, r client.EnrolRequest) (client.Enro
 			"the enrolment of site %s waits until a person approves its key %s", site, provisioning.Fingerprint(key))
 	}
 	c.cfg.Log.Info("enrolled a branch", "site", site, "key", provisioning.Fingerprint(key), "again", again)
-	c.wake() // whoever had the site's certificate before gets nothing more
+	if !again {
+		c.publishSoon(ctx) // nothing is encrypted any more to who had the site's certificate before
+	}
+	c.wake() // and it gets nothing more, also where that failed
 	return c.enrolment(ctx, cert)
 }
 

@@ -117,6 +117,12 @@ func (c *Central) handleSnapshot(w http.ResponseWriter, r *http.Request, site st
 		return
 	}
 	c.noteContact(r.Context(), provisioning.SiteContact{Site: site, Epoch: epoch, Number: number, RootPinned: q.Get("root") == "pinned"})
+	if err := c.noteRecipient(r.Context(), site, provisioning.SumSHA256(r.TLS.VerifiedChains[0][0].Raw), q.Get("recipient")); provisioning.CodeOf(err) == provisioning.CodeInvalid {
+		c.fail(w, r, err)
+		return
+	} else if err != nil { // its snapshot is not to wait for that
+		c.cfg.Log.Warn("cannot store to whom a site's secrets are to be encrypted", "site", site, "error", err)
+	}
 	timer := time.NewTimer(min(wait, client.MaxWait))
 	defer timer.Stop()
 	for {

@@ -21,6 +21,10 @@ type IdentityStore interface {
 	// AddSiteCertificate fails with CodeUnauthorized where the certificate that it renews (by its sum; empty is none), or the site
 	// after the certificate was issued, was revoked.
 	AddSiteCertificate(ctx context.Context, x provisioning.SiteCertificate, renewed provisioning.SHA256, entries ...provisioning.AuditEntry) error
+	// PutRecipient keeps the recipient of a certificate that is good, for Recipients: of each site, that of its newest good one
+	// that has any.
+	PutRecipient(ctx context.Context, certificate provisioning.SHA256, recipient string) error
+	Recipients(ctx context.Context) (map[string]string, error)
 	RevokeSite(ctx context.Context, site string, at time.Time, why string, entry provisioning.AuditEntry) (int, error)
 	NoteSiteContact(ctx context.Context, c provisioning.SiteContact) error
 	SiteContacts(ctx context.Context) (map[string]provisioning.SiteContact, error)

@@ -19,9 +19,13 @@ func (c *Central) Publish(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("publish snapshots: %w", err)
 	}
+	recipients, err := c.cfg.Store.Recipients(ctx)
+	if err != nil {
+		return fmt.Errorf("publish snapshots: %w", err)
+	}
 	published := 0
 	err = c.cfg.Store.PublishSnapshots(ctx, func(p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
-		next, err := c.next(ctx, p, contacts)
+		next, err := c.next(ctx, p, contacts, recipients)
 		published = len(next)
 		return next, err
 	})
@@ -35,7 +39,7 @@ func (c *Central) Publish(ctx context.Context) error {
 
 // next makes the snapshots that differ from the present ones. A site that has seen what central knows nothing of gets none
 // within this epoch: once their numbers came to be higher, it would take what an older backup says for news.
-func (c *Central) next(ctx context.Context, p provisioning.Publication, contacts map[string]provisioning.SiteContact) ([]provisioning.SiteSnapshot, error) {
+func (c *Central) next(ctx context.Context, p provisioning.Publication, contacts map[string]provisioning.SiteContact, recipients map[string]string) ([]provisioning.SiteSnapshot, error) {
 	catalog, err := c.decoded.catalog(p.Documents)
 	if err != nil {
 		return nil, err
@@ -53,7 +57,7 @@ func (c *Central) next(ctx context.Context, p provisioning.Publication, contacts
 		old := p.Present[site]
 		next, err := old, c.forked(contacts[site], old)
 		if err == nil {
-			next, err = c.resolve(catalog, site, old, provisioning.Facts{
+			next, err = c.resolve(catalog, site, old, recipients[site], provisioning.Facts{
 				Content: func(pkg string, version int) (provisioning.ContentRef, error) {
 					return c.cfg.Content.Ref(ctx, pkg, version)
 				},
@@ -104,11 +108,15 @@ func sites(catalog provisioning.Catalog) []string {
 	return out
 }
 
-// resolve makes a site's snapshot, or returns old, without its problem, if it would say the same.
-func (c *Central) resolve(catalog provisioning.Catalog, site string, old provisioning.SiteSnapshot, facts provisioning.Facts) (provisioning.SiteSnapshot, error) {
+// resolve makes a site's snapshot, or returns old, without its problem, if it would say the same. Secrets are the same as long
+// as their sealed forms and the recipient are: encrypted again they would look different each time.
+func (c *Central) resolve(catalog provisioning.Catalog, site string, old provisioning.SiteSnapshot, recipient string, facts provisioning.Facts) (provisioning.SiteSnapshot, error) {
 	s, err := catalog.Resolve(site, facts)
 	if err != nil {
 		return old, err
+	}
+	if len(s.AllSecrets()) > 0 {
+		s.SecretsFor = recipient
 	}
 	core, err := json.Marshal(s) // number, epoch and time are still zero
 	if err != nil {
@@ -123,6 +131,9 @@ func (c *Central) resolve(catalog provisioning.Catalog, site string, old provisi
 	s.Epoch, s.Number, s.IssuedAt = by.epoch, 1, c.cfg.Now().UTC()
 	if old.Epoch == by.epoch {
 		s.Number = old.Number + 1
+	}
+	if err := c.enclose(s); err != nil {
+		return old, err
 	}
 	signed, err := provisioning.SignSnapshot(s, by.key)
 	if err != nil {

@@ -234,7 +234,8 @@ func (c *Central) RevokeSite(ctx context.Context, site string, r client.SiteRevo
 		return client.Revoked{}, err
 	}
 	c.cfg.Log.Warn("revoked a site", "site", site, "certificates", n, "why", why, "by", provisioning.ActorOf(ctx).Account)
-	c.wake() // whoever waits for a snapshot is looked at again
+	c.publishSoon(ctx) // nothing is encrypted to it any more
+	c.wake()           // whoever waits for a snapshot is looked at again, also where that failed
 	return client.Revoked{Certificates: n}, nil
 }
 

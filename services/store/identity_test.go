@@ -296,3 +296,50 @@ func TestEpochs(t *testing.T) {
 		t.Error(log, err)
 	}
 }
+
+// TestRecipients: a site's secrets go to the newest appliance that is good, as soon as it has said so, and to no other.
+func TestRecipients(t *testing.T) {
+	s, ctx := openTemp(t), t.Context()
+	add := func(site, sum string, age time.Duration) {
+		t.Helper()
+		err := s.AddSiteCertificate(ctx, provisioning.SiteCertificate{
+			Sum: provisioning.SHA256(sum), Site: site, Key: provisioning.SHA256("key " + sum), IssuedAt: noon.Add(-age), ExpiresAt: noon.Add(time.Hour),
+		}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(want map[string]string) {
+		t.Helper()
+		if got, err := s.Recipients(ctx); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %v, %v, want %v", got, err, want)
+		}
+	}
+	add("LON", "old", time.Hour)
+	add("LON", "new", 0)
+	add("PAR", "par", 0)
+	want(map[string]string{})
+	for _, sum := range []provisioning.SHA256{"old", "par"} {
+		if err := s.PutRecipient(ctx, sum, "age1"+string(sum)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(map[string]string{"LON": "age1old", "PAR": "age1par"})
+	if err := s.PutRecipient(ctx, "new", "age1new"); err != nil {
+		t.Fatal(err)
+	}
+	want(map[string]string{"LON": "age1new", "PAR": "age1par"})
+	if x, err := s.SiteCertificate(ctx, "new"); err != nil || x.Recipient != "age1new" {
+		t.Error(x, err)
+	}
+	if _, err := s.RevokeSite(ctx, "LON", noon.Add(time.Minute), "stolen", entry("revoke", "LON")); err != nil {
+		t.Fatal(err)
+	}
+	want(map[string]string{"PAR": "age1par"})
+	for _, sum := range []provisioning.SHA256{"new", "unheard of"} {
+		if err := s.PutRecipient(ctx, sum, "age1again"); provisioning.CodeOf(err) != provisioning.CodeUnauthorized {
+			t.Errorf("%s: %v", sum, err)
+		}
+	}
+	want(map[string]string{"PAR": "age1par"})
+}

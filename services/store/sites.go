@@ -92,8 +92,8 @@ func (s *Store) UseEnrolmentToken(ctx context.Context, hash provisioning.SHA256,
 }
 
 func insertCertificate(ctx context.Context, tx *sql.Tx, x provisioning.SiteCertificate) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO site_certificates (sum, site, key, issued_at, expires_at, revoked_at, why) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		x.Sum, x.Site, x.Key, stamp(x.IssuedAt), stamp(x.ExpiresAt), stampOrNone(x.RevokedAt), x.Why)
+	_, err := tx.ExecContext(ctx, `INSERT INTO site_certificates (sum, site, key, issued_at, expires_at, revoked_at, why, recipient) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		x.Sum, x.Site, x.Key, stamp(x.IssuedAt), stamp(x.ExpiresAt), stampOrNone(x.RevokedAt), x.Why, x.Recipient)
 	return err
 }
 
@@ -138,12 +138,40 @@ func (s *Store) certificates(ctx context.Context, where string, args ...any) ([]
 	err := rows(ctx, s.db, func(r *sql.Rows) error {
 		var x provisioning.SiteCertificate
 		var issued, expires, revoked string
-		err := r.Scan(&x.Sum, &x.Site, &x.Key, &issued, &expires, &revoked, &x.Why)
+		err := r.Scan(&x.Sum, &x.Site, &x.Key, &issued, &expires, &revoked, &x.Why, &x.Recipient)
 		err = errors.Join(err, parseStamps(map[*time.Time]string{&x.IssuedAt: issued, &x.ExpiresAt: expires, &x.RevokedAt: revoked}))
 		out = append(out, x)
 		return err
-	}, `SELECT sum, site, key, issued_at, expires_at, revoked_at, why FROM site_certificates `+where, args...)
+	}, `SELECT sum, site, key, issued_at, expires_at, revoked_at, why, recipient FROM site_certificates `+where, args...)
 	return out, err
+}
+
+// PutRecipient stores to whom the secrets of the appliance are encrypted that has the certificate with that sum. It fails with
+// CodeUnauthorized where there is none, or it was revoked.
+func (s *Store) PutRecipient(ctx context.Context, certificate provisioning.SHA256, recipient string) error {
+	return s.update(ctx, "store a site's recipient", func(tx *sql.Tx) error {
+		r, err := tx.ExecContext(ctx, `UPDATE site_certificates SET recipient = ? WHERE sum = ? AND revoked_at = ''`, recipient, certificate)
+		if err != nil {
+			return err
+		}
+		if n, err := r.RowsAffected(); err != nil || n != 1 {
+			return errors.Join(err, provisioning.Errorf(provisioning.CodeUnauthorized, "", "there is no good certificate %s", certificate))
+		}
+		return nil
+	})
+}
+
+// Recipients returns to whom each site's secrets are encrypted, by site: the recipient of its newest good certificate that has
+// one. Sites without one are left out.
+func (s *Store) Recipients(ctx context.Context) (map[string]string, error) {
+	out := map[string]string{}
+	err := rows(ctx, s.db, func(r *sql.Rows) error {
+		var site, recipient string
+		err := r.Scan(&site, &recipient)
+		out[site] = recipient
+		return err
+	}, `SELECT site, recipient FROM site_certificates WHERE revoked_at = '' AND recipient <> '' ORDER BY issued_at, sum`)
+	return out, s.fail("read sites' recipients", err)
 }
 
 // RevokeSite revokes every certificate of a site that is good, and its enrolment tokens that nobody has used, and returns how

@@ -24,6 +24,8 @@ type BranchConfig struct {
 	Certificate func() (tls.Certificate, error)
 	// RootPinned reports whether the branch has pinned central's root key, for central to know. It may be nil.
 	RootPinned func() bool
+	// Recipient is to whom central is to encrypt the site's secrets, an age X25519 recipient. It may be nil.
+	Recipient func() string
 	// Now is the clock by which certificates are checked.
 	Now func() time.Time
 }
@@ -35,6 +37,8 @@ type Branch struct {
 	bare *http.Client // without, for the enrolment
 	// pinned is the configuration's RootPinned.
 	pinned func() bool
+	// recipient is the configuration's Recipient.
+	recipient func() string
 }
 
 // NewBranch makes a branch's client. It does not contact central yet.
@@ -47,7 +51,7 @@ func NewBranch(cfg BranchConfig) *Branch {
 		}
 		return &c, nil
 	}
-	return &Branch{base: "https://" + cfg.Address, http: newHTTP(config), bare: newHTTP(pinnedTLS(cfg.CASHA256, cfg.Now)), pinned: cfg.RootPinned}
+	return &Branch{base: "https://" + cfg.Address, http: newHTTP(config), bare: newHTTP(pinnedTLS(cfg.CASHA256, cfg.Now)), pinned: cfg.RootPinned, recipient: cfg.Recipient}
 }
 
 // Enrol exchanges an enrolment token and a certificate request (PEM) for the site's certificate. The same token with
@@ -71,6 +75,9 @@ func (b *Branch) Snapshot(ctx context.Context, epoch, number uint64, wait time.D
 	}
 	if b.pinned != nil && b.pinned() {
 		q.Set("root", "pinned")
+	}
+	if b.recipient != nil {
+		q.Set("recipient", b.recipient())
 	}
 	var s provisioning.SignedSnapshot
 	content, err := b.call(ctx, http.MethodGet, PathBranchSnapshot+"?"+q.Encode(), nil, &s)
