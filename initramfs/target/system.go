@@ -25,7 +25,7 @@ type System struct {
 	List func(ctx context.Context) ([]steps.Disk, error)
 	// Boot says how the computer was started.
 	Boot steps.Firmware
-	// Output takes the whole output of every program that is run.
+	// Output takes the whole output of every program that is run; nil is nowhere.
 	Output io.Writer
 	Log    *slog.Logger
 

@@ -82,6 +82,7 @@ type Engine struct {
 	Random io.Reader
 
 	next int // Sequence number of the next message
+	mask Mask
 }
 
 // Outcome is how a run ended.
@@ -100,7 +101,7 @@ type Outcome struct {
 // the disks; after one that has failed, the Runner is still to be closed.
 func (e *Engine) Run(ctx context.Context) Outcome {
 	steps := e.Assignment.Sequence.Spec.Steps
-	e.next = max(e.Assignment.NextStatus, 1)
+	e.next, e.mask = max(e.Assignment.NextStatus, 1), NewMask(e.Assignment.Secrets)
 	e.Observe(Event{Kind: EventSequenceStarted, Steps: len(steps), Title: e.Assignment.Sequence.Name})
 	e.send(provisioning.StatusMessage{Code: provisioning.StatusPolicyReceived, Text: fmt.Sprintf("The agent has received task sequence %s.", e.Assignment.Sequence.Name)})
 	started := "The task sequence started."
@@ -120,7 +121,7 @@ func (e *Engine) Run(ctx context.Context) Outcome {
 	}
 	if out.Err == nil {
 		// Before anybody hears of success: the branch never offers a run again that it takes for a success.
-		if err := e.Runner.Close(context.WithoutCancel(ctx)); err != nil {
+		if err := e.mask.Err(e.Runner.Close(context.WithoutCancel(ctx))); err != nil {
 			e.Log.Error("the disks could not be written to the end", "error", err)
 			out = Outcome{Err: err}
 		}
@@ -150,9 +151,10 @@ func (e *Engine) step(ctx context.Context, n, steps int, s provisioning.Step) Re
 	start.Code, start.Text = provisioning.StatusStepStarted, fmt.Sprintf("Step %d, %s, started.", n, m.Title)
 	id := e.send(start)
 
-	r := e.perform(ctx, s, id, func(p Progress) {
+	r := e.mask.Result(e.perform(ctx, s, id, func(p Progress) {
+		p.Text = e.mask.Text(p.Text)
 		e.Observe(Event{Kind: EventProgress, Step: n, Steps: steps, Title: m.Title, Action: m.Action, Progress: p})
-	})
+	}))
 	if r.Err != nil && r.ExitCode == 0 {
 		r.ExitCode = 1
 	}
@@ -186,6 +188,7 @@ func (e *Engine) perform(ctx context.Context, s provisioning.Step, id string, pr
 	defer func() {
 		if v := recover(); v != nil {
 			stack := string(debug.Stack())
+			v = e.mask.Text(fmt.Sprint(v))
 			e.Log.Error("step panicked", "value", v, "stack", stack)
 			r = Result{
 				ExitCode: 1, Output: stack,

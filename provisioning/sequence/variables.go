@@ -17,6 +17,7 @@ func NewVariables(a *provisioning.Assignment, more map[string]string) Variables 
 	v := Variables{}
 	v.add(a.Sequence.Spec.Variables)
 	v.add(a.Computer.Spec.Variables)
+	v.add(a.Secrets)
 	v.add(map[string]string{
 		"OSDComputerName":    a.Computer.Name,
 		"_SMSTSMachineName":  a.Computer.Name,

@@ -39,10 +39,11 @@ type Agent struct {
 	WatchCards func(ctx context.Context, tell func(network.Cards))
 	Connect    func(client.Boot) (Branch, error)
 	Hardware   Hardware
-	Machine    func(steps.Firmware) steps.System
-	SetClock   func(time.Time) error
-	Restart    func() error
-	Screen     *Screen
+	// Machine is the computer to deploy to. What programs print is kept in the agent's log, unless it is private.
+	Machine  func(f steps.Firmware, private bool) steps.System
+	SetClock func(time.Time) error
+	Restart  func() error
+	Screen   *Screen
 	// AskPassword asks the person at the computer for a password, after prompt and without showing it.
 	AskPassword func(ctx context.Context, prompt string) (string, error)
 	// Hush keeps what is typed at the computer from being shown until show is called: who types a password before it is
@@ -231,7 +232,7 @@ func (a *Agent) sequence(ctx context.Context, b Branch, facts client.Facts, assi
 		<-queueEnded
 	}()
 
-	system := a.Machine(steps.Firmware{UEFI: facts.UEFI, SecureBoot: facts.SecureBoot, BootMAC: facts.MAC})
+	system := a.Machine(steps.Firmware{UEFI: facts.UEFI, SecureBoot: facts.SecureBoot, BootMAC: facts.MAC}, len(assignment.Secrets) > 0)
 	runner := steps.NewRunner(system, b.Content(), assignment, a.Log)
 	engine := &sequence.Engine{
 		Assignment: assignment, Variables: sequence.NewVariables(assignment, a.Hardware.Variables(facts)), Runner: runner, Queue: queue,

@@ -67,6 +67,7 @@ type bench struct {
 	network       func(try int, mac provisioning.MAC) (Interface, error)
 	calls         map[string]int
 	cards         *network.Cards // told by the watch of the network cards
+	private       bool           // that what programs print is to be kept nowhere
 }
 
 func (b *bench) count(what string) int {
@@ -155,8 +156,8 @@ func newBench(t *testing.T, list ...provisioning.Step) *bench {
 		},
 		Connect:  func(client.Boot) (Branch, error) { return b, nil },
 		Hardware: Hardware{Root: root},
-		Machine: func(fw steps.Firmware) steps.System {
-			b.system.Boot = fw
+		Machine: func(fw steps.Firmware, private bool) steps.System {
+			b.system.Boot, b.private = fw, private
 			return b.system
 		},
 		SetClock: func(at time.Time) error {

@@ -72,9 +72,13 @@ func run(ctx context.Context) error {
 			}}, nil
 		},
 		Hardware: facts,
-		Machine: func(fw steps.Firmware) steps.System {
+		Machine: func(fw steps.Firmware, private bool) steps.System {
+			output := out
+			if private {
+				output = nil
+			}
 			return &target.System{
-				Dir: targetDir, Boot: fw, Output: out, Log: log,
+				Dir: targetDir, Boot: fw, Output: output, Log: log,
 				List: func(ctx context.Context) ([]steps.Disk, error) { return settledDisks(ctx, listDisks, sequence.Wait) },
 			}
 		},

@@ -40,7 +40,23 @@ var _ sequence.Runner = (*Runner)(nil)
 
 // NewRunner makes a runner for an assignment.
 func NewRunner(s System, c Content, a *provisioning.Assignment, log *slog.Logger) *Runner {
+	if len(a.Secrets) > 0 {
+		s = maskedSystem{s, sequence.NewMask(a.Secrets)}
+	}
 	return &Runner{system: s, content: c, log: log, images: a.Content, all: a.Sequence.Spec.Steps}
+}
+
+// maskedSystem hides secrets in what programs print, before any of it is cut.
+type maskedSystem struct {
+	System
+	mask sequence.Mask
+}
+
+// Exec runs a program. Stdout stays as it is: steps read it, and show none of it.
+func (m maskedSystem) Exec(ctx context.Context, c Command) (Exit, error) {
+	e, err := m.System.Exec(ctx, c)
+	e.Output = m.mask.Text(e.Output)
+	return e, m.mask.Err(err)
 }
 
 // Run carries out one step.

@@ -533,3 +533,26 @@ func TestRestartChoosesTheInstalledSystem(t *testing.T) {
 		})
 	}
 }
+
+// TestSecretsInOutput: what a command prints of a secret is hidden before it is cut, in results and in errors.
+func TestSecretsInOutput(t *testing.T) {
+	const secret = "hunter2-and-more"
+	s := fake(true)
+	a := assignment()
+	a.Secrets = map[string]string{"JOIN": secret}
+	r := NewRunner(s, nil, a, quiet)
+	st := provisioning.Step{RunCommandLine: &provisioning.RunCommandLine{Command: "join " + secret, In: provisioning.InBootImage}}
+	s.OnExec = func(c Command, _ *memory.Files) (Exit, error) {
+		return Exit{Code: 1, Output: strings.Repeat(secret+" ", provisioning.MaxStatusOutput/8)}, nil
+	}
+	if res := r.Run(t.Context(), st, func(sequence.Progress) {}); strings.Contains(res.Output, "hunter2") || strings.Contains(res.Output, "-more") || res.Output == "" || res.Err == nil {
+		t.Errorf("output %.200q, %v", res.Output, res.Err)
+	}
+	s.OnExec = func(Command, *memory.Files) (Exit, error) { return Exit{}, errors.New("no program " + secret) }
+	if res := r.Run(t.Context(), st, func(sequence.Progress) {}); res.Err == nil || strings.Contains(res.Err.Error(), secret) {
+		t.Errorf("error %v", res.Err)
+	}
+	if got := s.Commands(); got[len(got)-1].Args[2] != "join "+secret {
+		t.Errorf("the command is %v", got)
+	}
+}
