@@ -96,6 +96,7 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	s.central = centralclient.NewBranch(centralclient.BranchConfig{
 		Address: settings.Central.Address, CASHA256: settings.Central.CASHA256, Now: a.Now,
 		Certificate: func() (tls.Certificate, error) { return br.ClientCertificate() }, RootPinned: func() bool { return br.RootPinned() },
+		Recipient: func() string { return br.Recipient() },
 	})
 	br, err = branch.New(ctx, branch.Config{
 		Site: settings.Site, CentralCA: settings.Central.CASHA256, EnrolmentToken: settings.Central.EnrolmentToken, Store: db, Central: centralSide{s.central}, Installed: s.isInstalled,

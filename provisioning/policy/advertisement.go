@@ -10,7 +10,7 @@ import (
 
 // eligible applies the rules about one advertisement.
 func (q *question) eligible(a *advertisement) bool {
-	return q.available(a) && q.target(a) && q.inForce(a) && q.bootable(a) && q.due(a)
+	return q.available(a) && q.target(a) && q.inForce(a) && q.bootable(a) && q.due(a) && q.releasable(a)
 }
 
 func (q *question) no(rule string, a *advertisement, text string) bool {

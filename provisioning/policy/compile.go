@@ -31,12 +31,14 @@ type Policy struct {
 	bootImages map[string]*provisioning.BootImage
 
 	collections []*collection.Collection // by name
-	variables   []map[string]string      // of each collection
-	indices     map[string]int           // of collections, by name
-	ads         []advertisement          // in the order of choice
-	zone        *time.Location           // nil where the site's is not known
-	deployed    History                  // what has run at other sites
-	memory      memory
+	// collectionSpecs are the documents of collections, in the same order.
+	collectionSpecs []*provisioning.Collection
+	refers          map[string][]string // by sequence, the secrets that it refers to; nil where there are none
+	indices         map[string]int      // of collections, by name
+	ads             []advertisement     // in the order of choice
+	zone            *time.Location      // nil where the site's is not known
+	deployed        History             // what has run at other sites
+	memory          memory
 }
 
 // advertisement is one with what it names.
@@ -78,6 +80,7 @@ func Compile(s *provisioning.Snapshot) (*Policy, error) {
 	}
 	err = errors.Join(err, p.compileCollections())
 	p.orderAdvertisements()
+	p.indexSecrets()
 	return p, err
 }
 
@@ -126,7 +129,7 @@ func (p *Policy) compileCollections() error {
 			wrong = errors.Join(wrong, fmt.Errorf("the query of collection %s: %w", d.Name, err))
 		}
 		p.collections = append(p.collections, c)
-		p.variables = append(p.variables, d.Spec.Variables)
+		p.collectionSpecs = append(p.collectionSpecs, &documents[i])
 		p.indices[d.Name] = i
 	}
 	return wrong

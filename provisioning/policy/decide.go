@@ -153,6 +153,9 @@ func (q *question) resume() bool {
 	q.d.Action, q.d.Advertisement, q.d.TaskSequence, q.d.Resume = Boot, run.Advertisement, run.TaskSequence, run.ID
 	q.d.Destructive = q.p.destructive(run.TaskSequence)
 	q.d.Variables = q.variables(run.TaskSequence)
+	if _, after := q.withheld(run.TaskSequence); after == provisioning.SecretsAfterPassword {
+		q.askPassword() // which was given in another start: who asks now may be another machine
+	}
 	q.d.because(RuleResume, "advertisement "+run.Advertisement+": run "+run.ID+" was interrupted on "+when(run.UpdatedAt)+" and goes on")
 	return true
 }
@@ -189,7 +192,11 @@ func (q *question) cannotResume(r *provisioning.Run) string {
 	case q.p.sequences[r.TaskSequence] == nil:
 		return "its task sequence " + r.TaskSequence + " is no longer in the configuration"
 	}
-	return q.p.cannotBoot(r.TaskSequence, q.m.Arch)
+	if why := q.p.cannotBoot(r.TaskSequence, q.m.Arch); why != "" {
+		return why
+	}
+	why, _ := q.withheld(r.TaskSequence)
+	return why
 }
 
 // sameMachine reports whether a run of the computer was given to this machine: another may have its name by now. A run
@@ -331,8 +338,8 @@ func (q *question) variables(sequence string) map[string]string {
 	}
 	if q.computer != nil {
 		take(q.computer.Spec.Variables, true)
-		for i, v := range q.p.variables {
-			if len(v) > 0 && q.member(i).Member {
+		for i, of := range q.p.collectionSpecs {
+			if v := of.Spec.Variables; len(v) > 0 && q.member(i).Member {
 				take(v, false)
 			}
 		}

@@ -63,6 +63,8 @@ const (
 	RuleBootImage = "boot image"
 	// RuleOnce: a required one runs once, or as its rerun behaviour says.
 	RuleOnce = "once"
+	// RuleSecrets: secrets that it needs must be handed out to the computer.
+	RuleSecrets = "secrets"
 	// RuleNothing: no advertisement is left.
 	RuleNothing = "nothing to do"
 	// RuleChoice says which of several advertisements comes first.
@@ -106,7 +108,7 @@ type Decision struct {
 	// be told without the machine's inventory: see UnknownName.
 	Unknown bool `json:"unknown,omitempty"`
 	// Password says that the site's password is asked for before anything happens. A run that is gone on with asks for
-	// none: it was asked for when the run began.
+	// none: it was asked for when the run began; unless it needs secrets, which are handed out after it.
 	Password bool `json:"password,omitempty"`
 	// Destructive says that the sequence erases disks; of an Offer, that one of Choices does.
 	Destructive bool `json:"destructive,omitempty"`

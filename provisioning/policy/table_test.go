@@ -58,7 +58,9 @@ type tableCase struct {
 	Unknown      string
 	Conflict     *[]string
 	Password     bool
-	ByApproval   bool `yaml:"byApproval"`
+	ByApproval   bool     `yaml:"byApproval"`
+	NoRecipient  bool     `yaml:"noRecipient"`
+	Secrets      []string // in the order of their variables
 	Variables    map[string]string
 }
 
@@ -147,6 +149,9 @@ func (c *tableCase) snapshot(t *testing.T, all *table, at time.Time) *provisioni
 		t.Fatal(err)
 	}
 	s.Epoch, s.Number, s.IssuedAt = 1, 1, at.Add(-time.Hour)
+	if !c.NoRecipient {
+		s.SecretsFor = "age1of-the-appliance"
+	}
 	if c.Issued != "" {
 		s.IssuedAt = parseTime(t, c.Issued)
 	}
@@ -272,6 +277,7 @@ func TestDecisions(t *testing.T) {
 				t.Errorf("with an index it is\n%+v\nnot\n%+v", indexed, d)
 			}
 			c.check(t, &d)
+			c.checkSecrets(t, s, &d, h)
 			if t.Failed() {
 				t.Log("\n" + strings.Join(d.Lines(), "\n"))
 			}
@@ -279,6 +285,26 @@ func TestDecisions(t *testing.T) {
 	}
 	if len(seen) < 60 {
 		t.Errorf("only %d cases", len(seen))
+	}
+}
+
+// checkSecrets compares what a computer is given that is to begin; one that is not to must be given none that it needs.
+func (c *tableCase) checkSecrets(t *testing.T, s *provisioning.Snapshot, d *Decision, h History) {
+	t.Helper()
+	if d.Action == Silent {
+		return
+	}
+	p, err := Compile(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, err := p.Secrets(d.Computer, d.TaskSequence, h)
+	var places []string
+	for _, g := range given {
+		places = append(places, g.Place)
+	}
+	if err != nil || !slices.Equal(places, c.Secrets) {
+		t.Errorf("secrets %v, %v, want %v", places, err, c.Secrets)
 	}
 }
 

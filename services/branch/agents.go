@@ -182,7 +182,7 @@ func (b *Branch) register(r *http.Request, req client.RegisterRequest) (*client.
 	if err != nil {
 		return nil, err
 	}
-	c.Locked = d.Password && !x.unlocked
+	c.Locked, c.Proved = d.Password && !x.unlocked, x.proved
 	token, err := b.identity.Load().sign(c)
 	if err != nil {
 		return nil, err

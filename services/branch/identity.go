@@ -42,6 +42,8 @@ type identity struct {
 	// AgentKey and AgentCertificate (DER) are for the agents' HTTPS, pinned by the sum that each boot is told.
 	AgentKey         []byte `json:"agentKey"`
 	AgentCertificate []byte `json:"agentCertificate"`
+	// SecretsKey opens the secrets of snapshots, an age X25519 identity ("AGE-SECRET-KEY-1…"). An enrolment brings another one.
+	SecretsKey string `json:"secretsKey,omitempty"`
 	// TokenKey authenticates the tokens given to agents, 32 octets: they survive a restart of the appliance.
 	TokenKey []byte `json:"tokenKey"`
 }
@@ -74,7 +76,7 @@ func loadIdentity(ctx context.Context, cfg Config) (*identity, error) {
 				"Put this data disk's own central into site.yaml, or attach this site's data disk. To give up what is on this one, type: claim SERIAL",
 				"%w: it was enrolled at a central with CA %s, but site.yaml names %s", ErrOtherSite, id.CentralCA, cfg.CentralCA)
 		}
-		return &id, nil
+		return id.withSecretsKey(ctx, cfg.Store)
 	}
 	id, err := newIdentity(cfg.Site, cfg.Now())
 	if err != nil {
@@ -105,6 +107,10 @@ func saveIdentity(ctx context.Context, s Store, id *identity) error {
 func newIdentity(site string, now time.Time) (*identity, error) {
 	id := &identity{Site: site, TokenKey: make([]byte, 32)}
 	if _, err := io.ReadFull(rand.Reader, id.TokenKey); err != nil {
+		return nil, err
+	}
+	var err error
+	if id.SecretsKey, err = newSecretsKey(); err != nil {
 		return nil, err
 	}
 	for _, der := range []*[]byte{&id.SiteKey, &id.AgentKey} {
@@ -221,6 +227,11 @@ func (b *Branch) Enrol(ctx context.Context, token string) error {
 			return fmt.Errorf("enrol at central: %w", err)
 		}
 		next = *next.trusting(trust)
+	}
+	if again { // what was encrypted to the key before is not meant for who is enrolled now
+		if next.SecretsKey, err = newSecretsKey(); err != nil {
+			return err
+		}
 	}
 	if err := b.storeIdentity(ctx, &next, provisioning.BranchChange{Resend: again}); err != nil {
 		return err

@@ -65,7 +65,7 @@ func (b *Branch) password(ctx context.Context, c claims, given string) (*client.
 		return nil, err
 	}
 	if !d.Password {
-		return b.unlock(c)
+		return b.unlock(c, false)
 	}
 	leave, err := b.checks.enter(ctx)
 	if err != nil {
@@ -88,7 +88,7 @@ func (b *Branch) password(ctx context.Context, c claims, given string) (*client.
 		b.keepAttempts(ctx)
 		b.metrics.passwords.WithLabelValues(passwordRight).Inc()
 		b.cfg.Log.Info("password given", "mac", c.Machine.MAC, "computer", c.Computer)
-		return b.unlock(c)
+		return b.unlock(c, true)
 	}
 	b.metrics.passwords.WithLabelValues(passwordWrong).Inc()
 	b.cfg.Log.Warn("wrong password", "mac", c.Machine.MAC, "guid", c.Machine.GUID, "computer", c.Computer, "in_a_row", count)
@@ -117,10 +117,10 @@ func (b *Branch) wrongPassword(ctx context.Context, c claims, count int) {
 	b.keepAttempts(ctx, r)
 }
 
-// unlock makes the token of an agent good for everything.
-func (b *Branch) unlock(c claims) (*client.PasswordAnswer, error) {
-	c.Locked = false
-	b.secrets.unlock(c.Boot)
+// unlock makes the token of an agent good for everything; for secrets, where the site's password was given (proved).
+func (b *Branch) unlock(c claims, proved bool) (*client.PasswordAnswer, error) {
+	c.Locked, c.Proved = false, c.Proved || proved
+	b.secrets.unlock(c.Boot, proved)
 	token, err := b.identity.Load().sign(c)
 	if err != nil {
 		return nil, err

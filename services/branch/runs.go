@@ -52,6 +52,10 @@ func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment
 	if sequence == nil {
 		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "the snapshot lacks task sequence %s", d.TaskSequence)
 	}
+	secrets, err := b.release(s, &c, &d) // before anything is noted: without them the sequence must not begin
+	if err != nil {
+		return nil, err
+	}
 	run, err := b.runFor(ctx, s, c, d)
 	if err != nil {
 		return nil, err
@@ -64,10 +68,12 @@ func (b *Branch) assign(ctx context.Context, c claims) (*provisioning.Assignment
 	for _, m := range past {
 		next = max(next, m.Sequence+1)
 	}
-	return &provisioning.Assignment{
+	out := &provisioning.Assignment{
 		Run: *run, Site: b.cfg.Site, Computer: s.computerOf(&d, c.Machine, b.cfg.Now()), Sequence: *sequence,
-		Content: s.snapshot.SequenceContent(sequence.Name), NextStatus: next,
-	}, nil
+		Content: s.snapshot.SequenceContent(sequence.Name), NextStatus: next, Secrets: secrets,
+	}
+	out.Computer.Spec.Secrets, out.Sequence.Spec.Secrets = nil, nil // of which the agent needs no names
+	return out, nil
 }
 
 // ended refuses an agent whose boot has had its run: what comes next is for a new start, whatever it is.

@@ -41,8 +41,9 @@ type issued struct {
 	choice  string
 	expires time.Time
 	key     provisioning.SHA256 // empty until exchanged
-	// unlocked is true once the site's password was given in this boot.
-	unlocked bool
+	// unlocked is true once the site's password was given in this boot, or was not wanted when it could have been given; proved
+	// once it was given.
+	unlocked, proved bool
 }
 
 // boot tells a boot from others: it is made of the secret, and says nothing about it.
@@ -93,13 +94,14 @@ func (s *secrets) exchange(secret string, key provisioning.SHA256, now time.Time
 	return v, k.boot(), nil
 }
 
-// unlock notes that the site's password was given in a boot: an agent that is started anew within it is not asked again.
-func (s *secrets) unlock(boot string) {
+// unlock notes that the site's password was given in a boot, or (proved is false) is not wanted any more: an agent that is started
+// anew within it is not asked again.
+func (s *secrets) unlock(boot string, proved bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, v := range s.issued {
 		if k.boot() == boot {
-			v.unlocked = true
+			v.unlocked, v.proved = true, v.proved || proved
 			s.issued[k] = v
 		}
 	}
@@ -117,6 +119,8 @@ type claims struct {
 	Boot string `json:"boot,omitempty"`
 	// Locked: the site's password is wanted, and was not given yet.
 	Locked bool `json:"locked,omitempty"`
+	// Proved: the site's password was given in this boot.
+	Proved bool `json:"proved,omitempty"`
 	// Key is the sum of the agent's public key (SubjectPublicKeyInfo): the token is worth nothing without it.
 	Key     provisioning.SHA256 `json:"key"`
 	Expires time.Time           `json:"expires"`

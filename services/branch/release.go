@@ -1,0 +1,123 @@
+package branch
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"branchpoint/provisioning"
+	"branchpoint/provisioning/policy"
+
+	"filippo.io/age"
+)
+
+// maxOpened bounds what a snapshot's secrets are decrypted to, in bytes: no more than the snapshot's own bound.
+const maxOpened = 128 << 20
+
+// newSecretsKey makes the key to which central encrypts the site's secrets, an age X25519 identity.
+func newSecretsKey() (string, error) {
+	key, err := age.GenerateX25519Identity()
+	if err != nil {
+		return "", provisioning.Errorf(provisioning.CodeInternal, "", "make the key of the site's secrets: %w", err)
+	}
+	return key.String(), nil
+}
+
+// withSecretsKey gives a stored identity from before there were secrets its key, and stores that.
+func (id *identity) withSecretsKey(ctx context.Context, s Store) (*identity, error) {
+	if id.SecretsKey != "" {
+		return id, nil
+	}
+	next := *id
+	var err error
+	if next.SecretsKey, err = newSecretsKey(); err != nil {
+		return nil, err
+	}
+	return &next, saveIdentity(ctx, s, &next)
+}
+
+// secretsKey reads the key.
+func (id *identity) secretsKey() (*age.X25519Identity, error) {
+	key, err := age.ParseX25519Identity(id.SecretsKey)
+	if err != nil { // which would say what it is
+		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "Enrol the appliance with a blank data disk.", "the key of the site's secrets cannot be read")
+	}
+	return key, nil
+}
+
+// Recipient is to whom central encrypts the site's secrets, for central to know; empty where the key cannot be read.
+func (b *Branch) Recipient() string {
+	key, err := b.identity.Load().secretsKey()
+	if err != nil {
+		return ""
+	}
+	return key.Recipient().String()
+}
+
+// release returns the secrets that an agent's task sequence is run with, by variable, nil where there are none. It fails with
+// CodeForbidden where the site's rule does not let the agent have them, and with CodeUnavailable as long as they are not
+// encrypted to this appliance. Nothing of them is kept.
+func (b *Branch) release(s *state, c *claims, d *policy.Decision) (map[string]string, error) {
+	computer := d.Computer
+	if d.Unknown {
+		computer = "" // whoever has its name by now
+	}
+	needed, err := s.policy.Secrets(computer, d.TaskSequence, s.history(b.cfg.Now()))
+	if err != nil {
+		return nil, err
+	}
+	if len(needed) == 0 {
+		return nil, nil
+	}
+	if s.policy.SecretsAfter() == provisioning.SecretsAfterPassword && !c.Proved {
+		return nil, provisioning.Errorf(provisioning.CodeForbidden, "Start the computer from the network again.",
+			"%s is given secrets after the site's password alone, which was not given in this start", c.Computer)
+	}
+	key, err := b.identity.Load().secretsKey()
+	if err != nil {
+		return nil, err
+	}
+	if s.snapshot.SecretsFor != key.Recipient().String() {
+		return nil, provisioning.Errorf(provisioning.CodeUnavailable, "Wait: central sends them once it has heard from this appliance.",
+			"the site's secrets are not encrypted to this appliance yet")
+	}
+	all, err := openSecrets(s.snapshot.Secrets, key)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(needed))
+	for _, n := range needed {
+		value, ok := all[n.Place]
+		if !ok {
+			return nil, provisioning.Errorf(provisioning.CodeInternal, "", "the snapshot lacks secret %s", n.Place)
+		}
+		out[n.Variable] = value
+	}
+	b.cfg.Log.Info("secrets handed out", "computer", c.Computer, "mac", c.Machine.MAC, "sequence", d.TaskSequence, "secrets", len(out), "after", s.policy.SecretsAfter())
+	return out, nil
+}
+
+// openSecrets decrypts a snapshot's secrets, by place.
+func openSecrets(encrypted []byte, key age.Identity) (map[string]string, error) {
+	bad := func(err error) error {
+		return provisioning.Errorf(provisioning.CodeCorrupt, "", "open the site's secrets: %w", err)
+	}
+	r, err := age.Decrypt(bytes.NewReader(encrypted), key)
+	if err != nil {
+		return nil, bad(err)
+	}
+	plain, err := io.ReadAll(io.LimitReader(r, maxOpened+1))
+	if err != nil {
+		return nil, bad(err)
+	}
+	if len(plain) > maxOpened {
+		return nil, bad(fmt.Errorf("they have more than %d bytes", maxOpened))
+	}
+	var out map[string]string
+	if json.Unmarshal(plain, &out) != nil { // whose error could hold a part of one
+		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "", "the site's secrets are not what is expected")
+	}
+	return out, nil
+}
