@@ -39,7 +39,7 @@ func (a *appliance) commands() []screen.Command {
 		{Name: "claim", Help: "claim SERIAL: show a disk that is to be erased and become the data disk", Run: a.proposeClaim},
 		{Name: "confirm", Help: "confirm SERIAL: erase the disk that claim has shown", Run: a.confirmClaim},
 		{Name: "explain", Help: "explain MAC [GUID] [bios|uefi|http]: what a machine would get, and why", Run: a.explain},
-		{Name: "approve", Help: "approve wipes N: let N more disks be erased than the wipe cap allows; approve history: see there", Run: a.approve},
+		{Name: "approve", Help: "approve wipes N: let N more disks be erased than the wipe cap allows; approve secrets COMPUTER: let its next start have them; approve history: see there", Run: a.approve},
 		{Name: "log", Help: "show the end of the log", Run: func(_ context.Context, _ []string, out io.Writer) error {
 			b, err := os.ReadFile(LogPath)
 			if err != nil {

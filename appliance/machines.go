@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"branchpoint/appliance/screen"
 	"branchpoint/provisioning"
@@ -74,6 +75,7 @@ func (s *site) watchMachines(ctx context.Context) error {
 // machineDesk is what people at the console ask of the branch about machines.
 type machineDesk interface {
 	ApproveWipes(ctx context.Context, wipes int) (int, error)
+	ApproveSecrets(computer string) (time.Time, error)
 	AcceptHistory(ctx context.Context) error
 	HistoryComplete() bool
 	explainer
@@ -114,6 +116,13 @@ func (a *appliance) approve(ctx context.Context, args []string, out io.Writer) e
 		}
 		fmt.Fprintf(out, "  %s may begin beyond the wipe cap in the next 24 hours\n", plural(left, "deployment"))
 		return nil
+	case len(args) == 2 && args[0] == "secrets":
+		until, err := desk.ApproveSecrets(args[1])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "  the next start of %s is given secrets, until %s UTC; see that it is that computer which starts\n", args[1], until.UTC().Format(time.TimeOnly))
+		return nil
 	case len(args) == 1 && args[0] == "history":
 		if desk.HistoryComplete() {
 			fmt.Fprintln(out, "  the history of what has run here is complete already")
@@ -129,7 +138,7 @@ func (a *appliance) approve(ctx context.Context, args []string, out io.Writer) e
 		fmt.Fprintln(out, "  what is required begins from now on")
 		return nil
 	}
-	return errors.New("type: approve wipes N, or: approve history")
+	return errors.New("type: approve wipes N, or: approve secrets COMPUTER, or: approve history")
 }
 
 // explainer decides as the branch does, touches nothing, and says it as central's explain does.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"branchpoint/appliance/screen"
 	"branchpoint/provisioning"
@@ -46,6 +47,7 @@ func TestMachinesItem(t *testing.T) {
 type fakeDesk struct {
 	wipes    int
 	complete bool
+	released bool
 	asked    provisioning.Machine
 }
 
@@ -55,6 +57,14 @@ func (d *fakeDesk) ApproveWipes(_ context.Context, n int) (int, error) {
 	}
 	d.wipes += n
 	return d.wipes, nil
+}
+
+func (d *fakeDesk) ApproveSecrets(computer string) (time.Time, error) {
+	if computer != "desk-1" {
+		return time.Time{}, errors.New("there is no such computer")
+	}
+	d.released = true
+	return time.Date(2026, 11, 20, 13, 0, 0, 0, time.UTC), nil
 }
 func (d *fakeDesk) AcceptHistory(context.Context) error { d.complete = true; return nil }
 func (d *fakeDesk) HistoryComplete() bool               { return d.complete }
@@ -80,15 +90,18 @@ func TestCommandsAboutMachines(t *testing.T) {
 	}
 	desk := &fakeDesk{}
 	a.setDesk(desk)
-	for _, wrong := range []string{"", "wipes", "wipes x", "wipes 0", "everything", "wipes 5 6", "history no"} {
+	for _, wrong := range []string{"", "wipes", "wipes x", "wipes 0", "everything", "wipes 5 6", "history no", "secrets", "secrets desk-9"} {
 		if _, err := say(approve, wrong); err == nil {
 			t.Errorf("approve %s: no error", wrong)
 		}
 	}
-	if desk.wipes != 0 || desk.complete {
+	if desk.wipes != 0 || desk.complete || desk.released {
 		t.Errorf("something was approved: %+v", desk)
 	}
 	if out, err := say(approve, "wipes 5"); err != nil || desk.wipes != 5 || !strings.Contains(out, "5 deployments") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if out, err := say(approve, "secrets desk-1"); err != nil || !desk.released || !strings.Contains(out, "next start of desk-1 is given secrets, until 13:00:00 UTC") {
 		t.Errorf("%q, %v", out, err)
 	}
 	if out, err := say(approve, "history"); err != nil || desk.complete || !strings.Contains(out, "approve history yes") {

@@ -34,6 +34,8 @@ type SecretRelease string
 const (
 	// SecretsAfterPassword: once the site's password has been given in this start of the computer.
 	SecretsAfterPassword SecretRelease = "password"
+	// SecretsAfterApproval: once a person at the appliance's console has approved it for the computer.
+	SecretsAfterApproval SecretRelease = "approval"
 	// SecretsKnown: to every computer that has a record. Whoever can send DHCP packets in its name gets them.
 	SecretsKnown SecretRelease = "known"
 )

@@ -26,6 +26,8 @@ type History struct {
 	Approved int
 	// Own is the machine of the appliance that decides; none where it is not an appliance that does.
 	Own provisioning.Hosts
+	// Released are the computers, by name, that people have approved to be given secrets.
+	Released map[string]bool
 
 	index *index
 }

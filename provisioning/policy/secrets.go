@@ -115,20 +115,29 @@ func (q *question) withheld(sequence string) (why string, after provisioning.Sec
 		return needs + ", and the site's appliance has not told central yet to whom they are to be encrypted", after
 	case after == provisioning.SecretsKnown:
 		return "", after
+	case after == provisioning.SecretsAfterApproval && q.h.Released[q.computer.Name]:
+		return "", after
+	case after == provisioning.SecretsAfterApproval:
+		return needs + ", which a person has to approve at the appliance's console: approve secrets " + q.computer.Name, after
 	case after != provisioning.SecretsAfterPassword:
 		return needs + ", and the site's secretsAfter is one that this version does not know", after
 	case q.p.role.PasswordHash == "":
-		return needs + ", which are handed out after the site's password, and the site has none: set passwordHash, or secretsAfter: known", after
+		return needs + ", which are handed out after the site's password, and the site has none: set passwordHash, or secretsAfter: approval", after
 	}
 	return "", after
 }
 
 // SecretsAfter is what the site hands secrets out after.
 func (p *Policy) SecretsAfter() provisioning.SecretRelease {
-	if p.role == nil || p.role.SecretsAfter == "" {
+	switch {
+	case p.role == nil:
+		return provisioning.SecretsAfterApproval
+	case p.role.SecretsAfter != "":
+		return p.role.SecretsAfter
+	case p.role.PasswordHash != "":
 		return provisioning.SecretsAfterPassword
 	}
-	return p.role.SecretsAfter
+	return provisioning.SecretsAfterApproval
 }
 
 // releasable applies the rule about secrets to an advertisement.
@@ -145,6 +154,7 @@ func (q *question) releasable(a *advertisement) bool {
 
 var releases = map[provisioning.SecretRelease]string{
 	provisioning.SecretsAfterPassword: "after the site's password",
+	provisioning.SecretsAfterApproval: "a person has approved it",
 	provisioning.SecretsKnown:         "to every known computer",
 }
 

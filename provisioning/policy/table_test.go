@@ -58,8 +58,9 @@ type tableCase struct {
 	Unknown      string
 	Conflict     *[]string
 	Password     bool
-	ByApproval   bool     `yaml:"byApproval"`
-	NoRecipient  bool     `yaml:"noRecipient"`
+	ByApproval   bool `yaml:"byApproval"`
+	NoRecipient  bool `yaml:"noRecipient"`
+	Released     []string
 	Secrets      []string // in the order of their variables
 	Variables    map[string]string
 }
@@ -185,7 +186,8 @@ func (c *tableCase) machine(t *testing.T, machines map[string]machineText) provi
 
 func (c *tableCase) history(t *testing.T, machines map[string]machineText, at time.Time) History {
 	t.Helper()
-	h := History{Complete: !c.HistoryMissing, Approved: c.Approved, Own: provisioning.NewHosts([]provisioning.Host{c.Own.host()})}
+	h := History{Complete: !c.HistoryMissing, Approved: c.Approved, Released: set(c.Released),
+		Own: provisioning.NewHosts([]provisioning.Host{c.Own.host()})}
 	for i, r := range c.History {
 		h.Runs = append(h.Runs, r.run(t, fmt.Sprint("run-", i), machines, at))
 	}

@@ -135,6 +135,8 @@ type state struct {
 	own        provisioning.Hardware // what the appliance is recognised by itself; past finds it
 	allowances []provisioning.Allowance
 	obeyed     map[provisioning.SHA256]bool // orders, by their sums
+	// released are people's approvals to give computers secrets, by the computer's name.
+	released map[string]*secretsApproval
 }
 
 // with returns the state with another snapshot.

@@ -29,6 +29,14 @@ func (b *Branch) Known(mac provisioning.MAC, guid provisioning.GUID) bool {
 func (s *state) history(now time.Time) policy.History {
 	h := s.past
 	h.Approved = left(s.allowances, s.latest(now))
+	for computer, a := range s.released {
+		if now.Before(a.until) {
+			if h.Released == nil {
+				h.Released = map[string]bool{}
+			}
+			h.Released[computer] = true
+		}
+	}
 	return h
 }
 

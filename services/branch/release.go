@@ -6,6 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
 
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/policy"
@@ -58,7 +62,7 @@ func (b *Branch) Recipient() string {
 
 // release returns the secrets that an agent's task sequence is run with, by variable, nil where there are none. It fails with
 // CodeForbidden where the site's rule does not let the agent have them, and with CodeUnavailable as long as they are not
-// encrypted to this appliance. Nothing of them is kept.
+// encrypted to this appliance. Nothing of them is kept. b.mu is held.
 func (b *Branch) release(s *state, c *claims, d *policy.Decision) (map[string]string, error) {
 	computer := d.Computer
 	if d.Unknown {
@@ -88,6 +92,11 @@ func (b *Branch) release(s *state, c *claims, d *policy.Decision) (map[string]st
 		return nil, err
 	}
 	out := make(map[string]string, len(needed))
+	if s.policy.SecretsAfter() == provisioning.SecretsAfterApproval {
+		if err := s.spend(d.Computer, c.Boot, b.cfg.Now()); err != nil {
+			return nil, err
+		}
+	}
 	for _, n := range needed {
 		value, ok := all[n.Place]
 		if !ok {
@@ -97,6 +106,54 @@ func (b *Branch) release(s *state, c *claims, d *policy.Decision) (map[string]st
 	}
 	b.cfg.Log.Info("secrets handed out", "computer", c.Computer, "mac", c.Machine.MAC, "sequence", d.TaskSequence, "secrets", len(out), "after", s.policy.SecretsAfter())
 	return out, nil
+}
+
+// secretsTime is how long a computer can be given secrets after a person has approved it.
+const secretsTime = time.Hour
+
+// secretsApproval lets one start of a computer be given secrets.
+type secretsApproval struct {
+	until time.Time
+	// boot is the one that has them, empty until one has; under Branch.mu.
+	boot string
+}
+
+// ApproveSecrets lets the next start of a computer within an hour be given secrets, and returns when that ends. It is for the
+// console: who stands there may. It does not survive a restart of the appliance. It fails with CodeNotFound where no computer of the
+// configuration has that name.
+func (b *Branch) ApproveSecrets(computer string) (time.Time, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := *b.state.Load()
+	i := -1
+	if next.snapshot != nil {
+		i = slices.IndexFunc(next.snapshot.Computers, func(c provisioning.Computer) bool { return strings.EqualFold(c.Name, computer) })
+	}
+	if i < 0 {
+		return time.Time{}, provisioning.Errorf(provisioning.CodeNotFound, "Type the name that central has for it.", "there is no computer %.64q in the configuration", computer)
+	}
+	name, now := next.snapshot.Computers[i].Name, b.cfg.Now()
+	a := &secretsApproval{until: now.Add(secretsTime)}
+	next.released = maps.Clone(next.released)
+	if next.released == nil {
+		next.released = map[string]*secretsApproval{}
+	}
+	maps.DeleteFunc(next.released, func(_ string, a *secretsApproval) bool { return !now.Before(a.until) })
+	next.released[name] = a
+	b.state.Store(&next)
+	b.cfg.Log.Warn("secrets for a computer were approved at the console", "computer", name, "until", a.until)
+	return a.until, nil
+}
+
+// spend uses up a person's approval for a computer in a boot. b.mu is held.
+func (s *state) spend(computer, boot string, now time.Time) error {
+	a := s.released[computer]
+	if a == nil || !now.Before(a.until) || a.boot != "" && a.boot != boot {
+		return provisioning.Errorf(provisioning.CodeForbidden, "Type at the appliance's console: approve secrets "+computer+". Then start the computer from the network again.",
+			"that %s is given secrets has to be approved for this start", computer)
+	}
+	a.boot = boot
+	return nil
 }
 
 // openSecrets decrypts a snapshot's secrets, by place.

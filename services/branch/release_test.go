@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/policy"
@@ -155,7 +156,7 @@ func TestSecretsOfOthers(t *testing.T) {
 	s.listen(t)
 	s.put(t, withSecrets(t, s.Recipient(), nil))
 	if d := s.Decide(t.Context(), desk); d.Action != policy.Silent {
-		t.Errorf("a site without a password: %+v", d)
+		t.Errorf("a site without a password, before anybody has approved: %+v", d)
 	}
 	other, err := age.GenerateX25519Identity()
 	if err != nil {
@@ -207,5 +208,42 @@ func TestSecretsKey(t *testing.T) {
 	}
 	if s.Recipient() == before {
 		t.Error("another enrolment keeps the key")
+	}
+}
+
+// TestSecretsAfterApproval: a person at the console lets one start of one computer be given secrets, within an hour.
+func TestSecretsAfterApproval(t *testing.T) {
+	s := enrolled(t)
+	now := time.Now()
+	s.cfg.Now = func() time.Time { return now }
+	s.listen(t)
+	s.put(t, withSecrets(t, s.Recipient(), nil))
+	if _, err := s.ApproveSecrets("desk-2"); provisioning.CodeOf(err) != provisioning.CodeNotFound {
+		t.Errorf("for a computer that there is not: %v", err)
+	}
+	until, err := s.ApproveSecrets("DESK-1")
+	if err != nil || !until.Equal(now.Add(time.Hour)) {
+		t.Fatal(until, err)
+	}
+	s.put(t, withSecrets(t, s.Recipient(), nil)) // which changes nothing about it
+	a, _ := s.registered(t, desk, "", client.Facts{})
+	other, _ := s.registered(t, desk, "", client.Facts{}) // another start
+	if as := assignment(t, a); as.Secrets["JOIN"] != theSecret {
+		t.Error("what was approved is not handed out")
+	}
+	if as := assignment(t, a); as.Secrets["JOIN"] != theSecret {
+		t.Error("asked again in the same start, it is not handed out")
+	}
+	_, err = other.Assignment(t.Context())
+	wantCode(t, err, provisioning.CodeForbidden)
+	if _, err := s.ApproveSecrets("desk-1"); err != nil {
+		t.Fatal(err)
+	}
+	if as := assignment(t, other); as.Secrets["JOIN"] != theSecret {
+		t.Error("approved again it is not handed out")
+	}
+	now = now.Add(time.Hour)
+	if d := s.Decide(t.Context(), desk); d.Action != policy.Silent {
+		t.Errorf("after the hour: %+v", d)
 	}
 }

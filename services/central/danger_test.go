@@ -211,7 +211,7 @@ func TestRaisedCaps(t *testing.T) {
 				stored = mustDecide(t, decoded, nil, map[string]string{"Site LON": c.before}).documents()
 			}
 			got := ""
-			if d := mustDecide(t, decoded, stored, map[string]string{"Site LON": c.after}).danger(noon, nil, 10); d != nil {
+			if d := mustDecide(t, decoded, stored, map[string]string{"Site LON": c.after}).danger(noon, nil, nil, 10); d != nil {
 				got = d.Confirm
 			}
 			if got != c.want {
