@@ -186,8 +186,10 @@ func (c *tableCase) machine(t *testing.T, machines map[string]machineText) provi
 
 func (c *tableCase) history(t *testing.T, machines map[string]machineText, at time.Time) History {
 	t.Helper()
-	h := History{Complete: !c.HistoryMissing, Approved: c.Approved, Released: set(c.Released),
-		Own: provisioning.NewHosts([]provisioning.Host{c.Own.host()})}
+	h := History{
+		Complete: !c.HistoryMissing, Approved: c.Approved, Released: set(c.Released),
+		Own: provisioning.NewHosts([]provisioning.Host{c.Own.host()}),
+	}
 	for i, r := range c.History {
 		h.Runs = append(h.Runs, r.run(t, fmt.Sprint("run-", i), machines, at))
 	}
