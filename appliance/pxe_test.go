@@ -130,7 +130,7 @@ func TestAnotherDHCPServerIsShown(t *testing.T) {
 // TestServicePointIsMadeAnew: only where what it is made of changes; each field of the role is one or the other.
 func TestServicePointIsMadeAnew(t *testing.T) {
 	anew := map[string]bool{"Mode": true, "Interfaces": true, "ResponseDelaySeconds": true, "DHCP": true}
-	asked := map[string]bool{"UnknownComputers": true, "PasswordHash": true, "Ignore": true, "SharedAdapters": true, "WipesPerHour": true}
+	asked := map[string]bool{"UnknownComputers": true, "PasswordHash": true, "Ignore": true, "SharedAdapters": true, "WipesPerHour": true, "SecretsAfter": true}
 	kind := reflect.TypeFor[provisioning.PXERole]()
 	for i := range kind.NumField() {
 		name := kind.Field(i).Name

@@ -111,10 +111,7 @@ func (a *app) serveCentral(ctx context.Context, o centralOptions) (err error) {
 		return err
 	}
 	defer chunks.Close()
-	own, err := network.Hardware("/sys")
-	if err != nil {
-		log.Warn("what this machine is recognised by is not known in full; describe it in a Computer document with infrastructure: true", "macs", own.MACAddresses, "guid", own.SMBIOSGUID, "error", err)
-	}
+	own, ownErr := network.Hardware("/sys")
 	var c *central.Central
 	c, err = central.Open(ctx, central.Config{
 		Store: db, Key: key, Names: o.names, Own: own, Log: log, Now: a.now, Rand: rand.Reader, Content: centralContent{chunks},
@@ -131,6 +128,9 @@ func (a *app) serveCentral(ctx context.Context, o centralOptions) (err error) {
 		return provisioning.Errorf(provisioning.CodeUnavailable, "Choose another address with --listen, or end the program that uses this one.", "listen: %w", err)
 	}
 	defer l.Close()
+	if ownErr != nil {
+		log.Warn("what this machine is recognised by is not known in full; describe it in a Computer document with infrastructure: true", "macs", own.MACAddresses, "guid", own.SMBIOSGUID, "error", ownErr)
+	}
 	adminFile, err := filepath.Abs(filepath.Join(o.data, centralAdmin))
 	if err != nil {
 		return fmt.Errorf("find the administrator's file: %w", err)
