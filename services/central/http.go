@@ -153,42 +153,6 @@ func (c *Central) handleSnapshot(w http.ResponseWriter, r *http.Request, site st
 	}
 }
 
-func (c *Central) handleReport(w http.ResponseWriter, r *http.Request, site string) {
-	var in client.StatusBatch
-	if err := readJSON(w, r, maxStatus, &in); err != nil {
-		c.fail(w, r, err)
-		return
-	}
-	if len(in.Messages) > client.MaxStatusBatch {
-		c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "%d status messages at once; at most %d are taken", len(in.Messages), client.MaxStatusBatch))
-		return
-	}
-	for i := range in.Messages {
-		if err := in.Messages[i].Validate(); err != nil {
-			c.fail(w, r, err)
-			return
-		}
-		if in.Messages[i].Site != site {
-			c.fail(w, r, provisioning.Errorf(provisioning.CodeForbidden, "", "site %s reports status of site %.64q", site, in.Messages[i].Site))
-			return
-		}
-	}
-	added, err := c.cfg.Store.AppendStatus(r.Context(), c.cfg.Now(), in.Messages)
-	if err == nil {
-		err = c.noteRuns(r.Context(), site, in.Messages)
-	}
-	if err == nil {
-		c.metrics.status.WithLabelValues(resultStored).Add(float64(added))
-		c.metrics.status.WithLabelValues(resultDuplicate).Add(float64(len(in.Messages) - added))
-	}
-	if err == nil && added > 0 {
-		c.cfg.Log.Debug("status", "site", site, "messages", len(in.Messages), "new", added)
-	}
-	c.answer(w, r, struct {
-		New int `json:"new"`
-	}{added}, err)
-}
-
 // readJSON reads a body of at most limit bytes.
 func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	// Not every ResponseWriter has deadlines (tests' have not); the limit holds without.

@@ -24,7 +24,7 @@ func newMetrics() *metrics {
 	return &metrics{
 		requests:   counter("requests_total", "Requests that were answered, by route and HTTP status.", "route", "status"),
 		enrolments: counter("enrolments_total", "Enrolments that were asked for, by result: accepted or refused.", "result"),
-		status:     counter("status_messages_total", "Status messages that branches sent, by result: stored, or duplicate where they were known.", "result"),
+		status:     counter("status_messages_total", "Status messages that branches sent, by result: stored, duplicate where they were known, or refused where they are invalid: the log names these.", "result"),
 		reports:    counter("site_reports_total", "Reports of machines that branches sent, by result: stored, duplicate where they were known, or refused where they are invalid: the log names these.", "result"),
 		published:  prometheus.NewCounter(prometheus.CounterOpts{Name: "branchpoint_central_snapshots_published_total", Help: "Sites' snapshots that were made or changed."}),
 		sent:       prometheus.NewCounter(prometheus.CounterOpts{Name: "branchpoint_central_snapshots_sent_total", Help: "Snapshots that were given to branches."}),
@@ -44,10 +44,9 @@ func (m *metrics) register(reg prometheus.Registerer) error {
 	// There from the beginning, so that the first is an increase.
 	m.enrolments.WithLabelValues(resultAccepted)
 	m.enrolments.WithLabelValues(resultRefused)
-	m.status.WithLabelValues(resultStored)
-	m.status.WithLabelValues(resultDuplicate)
 	for _, result := range []string{resultStored, resultDuplicate, resultRefused} {
 		m.reports.WithLabelValues(result)
+		m.status.WithLabelValues(result)
 	}
 	if reg == nil {
 		return nil

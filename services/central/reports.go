@@ -19,9 +19,51 @@ const maxReports = 16 << 20
 // maxRefused is how much of a report that is set aside the log repeats, in bytes.
 const maxRefused = 2048
 
+// handleReport takes in what a site's branch reports of its runs.
+func (c *Central) handleReport(w http.ResponseWriter, r *http.Request, site string) {
+	var in struct {
+		Messages []json.RawMessage `json:"messages"`
+	}
+	if err := readJSON(w, r, maxStatus, &in); err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	if len(in.Messages) > client.MaxStatusBatch {
+		c.fail(w, r, provisioning.Errorf(provisioning.CodeInvalid, "", "%d status messages at once; at most %d are taken", len(in.Messages), client.MaxStatusBatch))
+		return
+	}
+	messages := eachDecoded(in.Messages, func(text []byte, m *provisioning.StatusMessage, err error) bool {
+		if err == nil {
+			err = m.Validate()
+		}
+		if err == nil && m.Site != site {
+			err = provisioning.Errorf(provisioning.CodeForbidden, "", "site %s reports status of site %.64q", site, m.Site)
+		}
+		if err != nil {
+			// Not the text: there is the output of commands in it.
+			c.metrics.status.WithLabelValues(resultRefused).Inc()
+			c.cfg.Log.Error("a status message is set aside: it is invalid", "site", site, "error", err, "bytes", len(text))
+		}
+		return err == nil
+	})
+	added, err := c.cfg.Store.AppendStatus(r.Context(), c.cfg.Now(), messages)
+	if err == nil {
+		err = c.noteRuns(r.Context(), site, messages)
+	}
+	if err == nil {
+		c.metrics.status.WithLabelValues(resultStored).Add(float64(added))
+		c.metrics.status.WithLabelValues(resultDuplicate).Add(float64(len(messages) - added))
+	}
+	if err == nil && added > 0 {
+		c.cfg.Log.Debug("status", "site", site, "messages", len(messages), "new", added)
+	}
+	c.answer(w, r, struct {
+		New int `json:"new"`
+	}{added}, err)
+}
+
+// handleSiteReports takes in what a site's branch reports of its machines.
 func (c *Central) handleSiteReports(w http.ResponseWriter, r *http.Request, site string) {
-	// Each report is decoded by itself: one that is malformed must not keep the others at the branch, which sends what it is
-	// refused again and again.
 	var in struct {
 		Reports []json.RawMessage `json:"reports"`
 	}
@@ -33,19 +75,29 @@ func (c *Central) handleSiteReports(w http.ResponseWriter, r *http.Request, site
 		c.fail(w, r, err)
 		return
 	}
-	reports := make([]provisioning.SiteReport, 0, len(in.Reports))
-	for _, text := range in.Reports {
-		var one provisioning.SiteReport
-		if err := json.Unmarshal(text, &one); err != nil {
+	reports := eachDecoded(in.Reports, func(text []byte, _ *provisioning.SiteReport, err error) bool {
+		if err != nil {
 			c.setAside(site, text, err)
-			continue
 		}
-		reports = append(reports, one)
-	}
+		return err == nil
+	})
 	n, err := c.TakeReports(r.Context(), site, reports)
 	c.answer(w, r, struct {
 		New int `json:"new"`
 	}{n}, err)
+}
+
+// eachDecoded decodes JSON texts, each by itself, and returns those that keep says to take: one that is malformed must not keep
+// the others at the branch, which sends what it is refused again and again.
+func eachDecoded[T any](texts []json.RawMessage, keep func(text []byte, v *T, err error) bool) []T {
+	out := make([]T, 0, len(texts))
+	for _, text := range texts {
+		var v T
+		if err := json.Unmarshal(text, &v); keep(text, &v, err) {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 func fewReports(n int) error {

@@ -51,15 +51,35 @@ func TestStatus(t *testing.T) {
 		t.Errorf("%+v %v", r, err)
 	}
 
-	// Nothing of a batch with a fault is stored.
-	err = par.Report(ctx, all)
-	wantCode(t, err, provisioning.CodeForbidden, "site PAR reports status of site")
+	// What can never be taken in keeps nothing else at the branch, and is counted.
+	if err := par.Report(ctx, all); err != nil { // another site's
+		t.Error(err)
+	}
 	bad := message(5, provisioning.StatusStepDone, 1)
 	bad.Output = strings.Repeat("x", provisioning.MaxStatusOutput+1)
-	err = lon.Report(ctx, []provisioning.StatusMessage{message(4, provisioning.StatusStepStarted, 2), bad})
-	wantCode(t, err, provisioning.CodeInvalid, "longer than allowed")
-	if stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 3 {
+	if err := lon.Report(ctx, []provisioning.StatusMessage{bad, message(4, provisioning.StatusStepStarted, 2)}); err != nil {
+		t.Error(err)
+	}
+	malformed, err := http.NewRequestWithContext(ctx, http.MethodPost, lon.URL()+client.PathBranchStatus, strings.NewReader(`{"messages":[{"id":7},"nothing",null]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := lon.HTTP().Do(malformed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Error(answer.Status)
+	}
+	if stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 4 {
 		t.Errorf("%d messages stored: %v", len(stored), err)
+	}
+	_, body := s.get(http.MethodGet, "/metrics", s.token)
+	for result, n := range map[string]int{"stored": 4, "duplicate": 6, "refused": 7} {
+		if want := fmt.Sprintf("branchpoint_central_status_messages_total{result=%q} %d\n", result, n); !strings.Contains(body, want) {
+			t.Errorf("%s is missing in:\n%s", want, body)
+		}
 	}
 
 	// A long queue goes in several batches.
@@ -70,7 +90,7 @@ func TestStatus(t *testing.T) {
 	if err := lon.Report(ctx, many); err != nil {
 		t.Fatal(err)
 	}
-	if stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 3+len(many) {
+	if stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 4+len(many) {
 		t.Errorf("%d messages stored: %v", len(stored), err)
 	}
 }

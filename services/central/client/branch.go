@@ -90,7 +90,8 @@ func (b *Branch) Snapshot(ctx context.Context, epoch, number uint64, wait time.D
 	return &s, nil
 }
 
-// Report delivers status messages, any number. Messages that were delivered before do no harm.
+// Report delivers status messages, any number. Messages that were delivered before do no harm; ones
+// that central finds invalid are delivered, too: it sets them aside.
 func (b *Branch) Report(ctx context.Context, messages []provisioning.StatusMessage) error {
 	for len(messages) > 0 {
 		n := min(len(messages), MaxStatusBatch)
