@@ -160,7 +160,9 @@ func (p part) parse(file string) ([]ast.Node, *Problem) {
 
 func decodeDocument(s source) (Object, Problems) {
 	var d document
-	c := checker{source: s}
+	spec, _ := child(s.node, ".spec")
+	_, secrets := child(spec, ".secrets")
+	c := checker{source: s, discreet: secrets != nil}
 	c.fill(&d, "$", s.node)
 	if d.APIVersion != APIVersion {
 		c.add("$.apiVersion", "apiVersion is %q; write %s", clip(d.APIVersion), APIVersion)
@@ -175,9 +177,9 @@ func decodeDocument(s source) (Object, Problems) {
 		return Object{}, c.problems
 	}
 	o := Object{Kind: d.Kind, Name: d.Metadata.Name, source: s}
-	spec := o.make()
+	into := o.make()
 	if d.Spec != nil {
-		c.fill(spec, "$.spec", d.Spec)
+		c.fill(into, "$.spec", d.Spec)
 	} else {
 		c.add("$.spec", "spec is missing")
 		c.faulty = append(c.faulty, "$.spec") // all that could be said of it follows

@@ -174,7 +174,8 @@ func problemFor(file string, t *token.Token, message string) Problem {
 func syntaxProblem(file string, err error) Problem {
 	var ye yaml.Error
 	if errors.As(err, &ye) {
-		return problemFor(file, ye.GetToken(), ye.GetMessage())
+		message, _, _ := strings.Cut(ye.GetMessage(), `: "`) // what it quotes after that may be a secret
+		return problemFor(file, ye.GetToken(), message)
 	}
 	return Problem{File: file, Message: err.Error()}
 }

@@ -40,31 +40,32 @@ const (
 	SecretsKnown SecretRelease = "known"
 )
 
-// secrets checks secret variables beside the variables that are none. No message has a value in it.
+// secrets checks secret variables beside the variables that are none. No message has a value in it, nor a name that may be a part
+// of one: of {Join: first,second} the name is second.
 func (c *checker) secrets(path string, secrets, vars map[string]string) {
 	names := make(map[string]string, len(secrets))
 	for _, name := range slices.Sorted(maps.Keys(secrets)) {
 		at, v := inside(path, name), secrets[name]
 		if err := CheckVariable(name, ""); err != nil {
-			c.add(at, "%v", err)
+			c.add(at, "this is no name of a secret: use letters, digits and underscores, beginning with a letter, at most 128")
 			continue
 		}
-		if other, ok := names[strings.ToUpper(name)]; ok {
-			c.add(at, "secrets %s and %s are the same: case does not count", other, name)
+		if names[strings.ToUpper(name)] != "" {
+			c.add(at, "two secrets have this name: case does not count")
 		}
 		names[strings.ToUpper(name)] = name
 		switch {
 		case strings.HasPrefix(v, SealedPrefix):
 			if len(v) > maxSealed {
-				c.add(at, "secret %s is sealed with %d bytes; at most %d are possible", name, len(v), maxSealed)
+				c.add(at, "the secret is sealed with %d bytes; at most %d are possible", len(v), maxSealed)
 			}
 		case len(v) < MinSecret || len(v) > MaxSecret:
-			c.add(at, "secret %s has a value of %d bytes; %d to %d are possible", name, len(v), MinSecret, MaxSecret)
+			c.add(at, "the secret has a value of %d bytes; %d to %d are possible", len(v), MinSecret, MaxSecret)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		if secret, ok := names[strings.ToUpper(name)]; ok {
-			c.add(inside(path, secret), "%s is a variable as well; keep one of them", secret)
+			c.add(inside(path, secret), "the secret is a variable as well; keep one of them")
 		}
 	}
 }

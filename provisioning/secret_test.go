@@ -11,14 +11,14 @@ func TestSecretFaults(t *testing.T) {
 	const value = "hunter2-hunter2"
 	for _, c := range []struct{ name, spec, want string }{
 		{"a good one", `secrets: {Join: hunter2-hunter2, Key: "sealed:AAAA"}`, ""},
-		{"too short", `secrets: {Join: abc}`, "secret Join has a value of 3 bytes; 4 to 4096 are possible"},
+		{"too short", `secrets: {Join: abc}`, "the secret has a value of 3 bytes; 4 to 4096 are possible"},
 		{"empty", `secrets: {Join: ""}`, "0 bytes"},
 		{"too long", `secrets: {Join: ` + strings.Repeat("hunter2-", 600) + `}`, "4800 bytes"},
 		{"too long a seal", `secrets: {Join: "sealed:` + strings.Repeat("A", 9000) + `"}`, "is sealed with 9007 bytes"},
 		{"no name", `secrets: {"Join-Password": hunter2-hunter2}`, "use letters, digits and underscores"},
 		{"read-only", `secrets: {_SMSTSx: hunter2-hunter2}`, "use letters"},
-		{"twice", `secrets: {Join: hunter2-hunter2, JOIN: hunter2-hunter2}`, "secrets JOIN and Join are the same"},
-		{"a variable, too", `secrets: {Join: hunter2-hunter2}, variables: {JOIN: x}`, "Join is a variable as well"},
+		{"twice", `secrets: {Join: hunter2-hunter2, JOIN: hunter2-hunter2}`, "two secrets have this name"},
+		{"a variable, too", `secrets: {Join: hunter2-hunter2}, variables: {JOIN: x}`, "the secret is a variable as well"},
 		{"a list", `secrets: {Join: [hunter2-hunter2]}`, "a text is wanted here"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -116,4 +116,33 @@ func mustDecode(t *testing.T, text string) []Object {
 		t.Fatal(ps)
 	}
 	return out
+}
+
+// TestFaultsTellNoSecret: what is wrong with a file is said without what stands in it, as passwords have characters that mean
+// something in YAML and people forget the quotes.
+func TestFaultsTellNoSecret(t *testing.T) {
+	const value = "hunter2"
+	for _, secrets := range []string{
+		`{Join: hunter2`, `{Join: "hunter2}`, `{Join: 'hunter2'hunter2}`, `{Join: "hunter2"hunter2}`, `{Join: hunter2,hunter2}`, `{Join: a,hunter2}`,
+		`{Join: ab, hunter2hunter2: cd}`, `{Join: !hunter2}`, `{Join: !!hunter2 x}`, `{Join: &hunter2 }`, `{Join: *hunter2}`, `{Join: @hunter2}`, "{Join: `hunter2}",
+		`{Join: %hunter2}`, `{Join: [hunter2]}`, `{Join: {hunter2: x}}`, `{Join: {x: hunter2}}`, `{Join: "\hunter2"}`, `{Join: "\xhunter2"}`, `{Join: ]hunter2}`,
+		`{hunter2-hunter2: Join}`, `{"hunter2 ": Join}`, `{_SMSTShunter2: hunter2}`, `hunter2`, `[hunter2]`, `!hunter2 {}`, `&hunter2 {}`, `*hunter2`, `hunter2: hunter2`, `"hunter2`,
+		`{Join: hunter2: hunter2}`, `{Join: x: hunter2}`, `{Join: x, hunter2, hunter2}`, `{Join: ? hunter2}`, `{? hunter2}`, `{? [hunter2] : x}`, `{Join: | hunter2}`,
+		"\n    Join: |hunter2", "\n    Join: >hunter2", "\n    Join: |\n hunter2", "\n    Join: |\n      x\n     hunter2", "\n    Join: x\n    hunter2", "\n    Join: x\n   hunter2: y",
+		"\n    Join: x\n  hunter2: y", "\n    Join: x\nhunter2: y", "\n    Join: \"x\nhunter2", "\n    Join: x\n\thunter2: y", "\n    - hunter2", "\n    Join: - hunter2",
+		"\n    Join: !hunter2", "\n    Join: *hunter2", "\n    Join: &hunter2", "\n    Join: @hunter2", "\n    Join: `hunter2", "\n    Join: %hunter2", "\n    Join: \"hunter2\"hunter2", "\n    Join: 'hunter2'hunter2",
+		"\n    Join: [hunter2", "\n    Join: {hunter2", "\n    Join: hunter2]: x", "\n    Join: hun: ter2hunter2", "\n    Join: x: hunter2", "\n    Join: ab\n    Join: hunter2", "\n    hunter2: ab\n    hunter2: cd",
+		"\n    hunter2: abcd\n    HUNTER2: abcd", "\n    <<: hunter2", "\n    <<: *hunter2", "\n    <<: {hunter2: x}", "\n    Join: \"\\hunter2\"", "\n    Join: \"abc\\\n hunter2",
+	} {
+		for _, before := range []string{"", `macAddresses: ["52:54:00:00:00:01"], `} {
+			text := "apiVersion: branchpoint/v1\nkind: Computer\nmetadata: {name: c}\nspec: {" + before + "secrets: " + secrets + "}\n"
+			if strings.HasPrefix(secrets, "\n") || !strings.HasPrefix(secrets, "{") {
+				text = "apiVersion: branchpoint/v1\nkind: Computer\nmetadata: {name: c}\nspec:\n  macAddresses: [\"52:54:00:00:00:01\"]\n  secrets: " + secrets + "\n"
+			}
+			_, ps := Decode(File{Name: "f.yaml", Text: []byte(text)})
+			if strings.Contains(strings.ToLower(ps.Error()), value) {
+				t.Errorf("of\n%sit says\n%v", text, ps)
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package provisioning
 
 import (
+	"cmp"
 	"encoding"
 	"fmt"
 	"reflect"
@@ -38,7 +39,7 @@ func (c *checker) value(path string, at *token.Token, node ast.Node, v reflect.V
 		c.unreadable(path, node.GetToken(), "anchors and aliases are not allowed; write the value out")
 		return
 	case *ast.TagNode:
-		c.unreadable(path, n.GetToken(), "tags are not allowed; write the value without %s", clip(n.GetToken().Value))
+		c.unreadable(path, n.GetToken(), "tags are not allowed; write the value without%s, or in quotes", cmp.Or(c.quote(n.GetToken().Value), " it"))
 		return
 	}
 	if v.Type() == nodeType {
@@ -133,7 +134,7 @@ func (c *checker) structure(path string, at *token.Token, node ast.Node, v refle
 	c.entries(path, node, func(key string, e *ast.MappingValueNode) {
 		i, ok := fields[key]
 		if !ok {
-			c.unreadable(inside(path, key), e.Key.GetToken(), "unknown field %q; check its spelling and its indentation", clip(key))
+			c.unreadable(inside(path, key), e.Key.GetToken(), "unknown field%s; check its spelling and its indentation", c.quote(key))
 			return
 		}
 		c.value(inside(path, key), valueToken(e), e.Value, v.Field(i))
@@ -149,7 +150,7 @@ func (c *checker) entries(path string, node ast.Node, each func(key string, e *a
 		case key == "":
 			c.unreadable(path, t, "the key of an entry is a text")
 		case first != nil:
-			c.unreadable(inside(path, key), t, "mapping key %q already defined on line %d; keep one of them", clip(key), first.Position.Line)
+			c.unreadable(inside(path, key), t, "mapping key%s already defined on line %d; keep one of them", c.quote(key), first.Position.Line)
 		default:
 			seen[key] = t
 			each(key, e)

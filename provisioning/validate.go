@@ -45,6 +45,17 @@ type checker struct {
 	problems Problems
 	// faulty are the paths of what could not be read. What may follow from one of these is no problem of its own.
 	faulty []string
+	// discreet is true of a document with secrets: who forgets quotes makes keys and tags of what is secret, so that messages
+	// name none. They have their places.
+	discreet bool
+}
+
+// quote is what a message quotes of the document's text, after a blank; nothing where that could be secret.
+func (c *checker) quote(s string) string {
+	if c.discreet {
+		return ""
+	}
+	return fmt.Sprintf(" %q", clip(s))
 }
 
 // add adds a problem at a path, such as $.spec.steps[0].name.
