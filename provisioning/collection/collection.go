@@ -34,7 +34,8 @@ type Collection struct {
 }
 
 // New compiles a collection. The collection can be used whatever the error is, which is a QueryErrors: then its query fits
-// nobody, and the computers that it lists belong to it all the same. Those built in need no query: AllSystems holds every
+// nobody, and the computers that it lists belong to it all the same. A collection with secrets has a query over documents alone:
+// who boots in a computer's name says what its inventory is and what has run. Those built in need no query: AllSystems holds every
 // computer, AllUnknownComputers none, as a computer that can be asked about is known.
 func New(c provisioning.Collection) (*Collection, error) {
 	out := &Collection{name: c.Name}
@@ -49,7 +50,10 @@ func New(c provisioning.Collection) (*Collection, error) {
 		return out, nil
 	}
 	var err error
-	if out.query, err = Compile(c.Spec.Query); err != nil {
+	if out.query, err = Compile(c.Spec.Query); err == nil && out.query.claimed != nil && len(c.Spec.Secrets) > 0 {
+		err = QueryErrors{*out.query.claimed}
+	}
+	if err != nil {
 		out.broken = err.Error()
 	}
 	return out, err

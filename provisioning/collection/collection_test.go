@@ -340,3 +340,39 @@ func FuzzQuery(f *testing.F) {
 		}
 	})
 }
+
+// TestSecretsAreNotTalkedInto: who belongs to a collection with secrets is not for the computers to say.
+func TestSecretsAreNotTalkedInto(t *testing.T) {
+	secrets := map[string]string{"ProductKey": "sealed:AAAA"}
+	for _, c := range []struct {
+		query   string
+		column  int // of what is refused, 0 where nothing is
+		secrets map[string]string
+	}{
+		{`computer.name.startsWith("lab-") && "department" in computer.variables`, 0, secrets},
+		{`inventory.product.startsWith("Opti")`, 0, nil},
+		{`inventory.product.startsWith("Opti")`, 1, secrets},
+		{`computer.site == "LON" && has(inventory.serial)`, 31, secrets},
+		{`computer.name == "x" || !deployments.exists(d, d.spent)`, 26, secrets},
+		{`computer.macAddresses.exists(m, m == inventory.serial)`, 38, secrets},
+		{`(inventory.secureBoot ? computer.name : computer.site) == "lab-07"`, 2, secrets},
+	} {
+		col, err := New(provisioning.Collection{Name: "c", Spec: provisioning.CollectionSpec{Query: c.query, Computers: []string{"listed"}, Secrets: c.secrets}})
+		wrong, _ := errors.AsType[QueryErrors](err)
+		if c.column == 0 {
+			if err != nil || !col.Member(NewSubject(&lab, hardware, nil)).Member {
+				t.Errorf("%s: %v", c.query, err)
+			}
+			continue
+		}
+		if len(wrong) != 1 || wrong[0].Column != c.column || !strings.Contains(wrong[0].Message, "says of itself") {
+			t.Errorf("%s: %v", c.query, err)
+		}
+		if m := col.Member(NewSubject(&lab, hardware, nil)); m.Member || !m.Failed {
+			t.Errorf("%s: %+v", c.query, m)
+		}
+		if m := col.Member(NewSubject(&provisioning.Computer{Name: "listed"}, nil, nil)); !m.Member {
+			t.Errorf("a listed computer: %+v", m)
+		}
+	}
+}

@@ -62,7 +62,12 @@ type Query struct {
 	estimate uint64 // what it costs at most for a Subject that is not larger than estimates assume
 	// program is for these; measured ends an evaluation that costs too much, for all others.
 	program, measured cel.Program
+	// claimed is where the query first asks for what a computer says of itself, nil where it goes by its document alone.
+	claimed *QueryError
 }
+
+// claims are the variables that hold what a computer, or who boots in its name, says of itself.
+var claims = map[string]bool{"inventory": true, "deployments": true}
 
 // allowed are the functions that a query may call. None makes anything large of something small, or asks for the time or
 // for a file.
@@ -144,7 +149,7 @@ func Compile(query string) (q *Query, err error) {
 		return nil, whole("the query could take too long for each machine that asks: its cost is up to %d, allowed are %d; "+
 			"use fewer of all(), exists() and matches(), and none within another", estimate.Max, maxCost)
 	}
-	q = &Query{estimate: estimate.Max}
+	q = &Query{estimate: estimate.Max, claimed: costs.claimed}
 	if q.program, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize)); err != nil {
 		return nil, whole("%v", err)
 	}
@@ -217,6 +222,7 @@ func answer(out ref.Val, err error) (bool, error) {
 type estimator struct {
 	patterns map[string]uint64 // the patterns of the query with their instructions
 	longest  uint64            // the most bytes of a text that is written out
+	claimed  *QueryError       // Query.claimed
 }
 
 // inspect refuses what a query may not hold, and notes its patterns. Estimates do not see that a text or a list grows from
@@ -225,12 +231,19 @@ type estimator struct {
 func (c *estimator) inspect(query *ast.AST) QueryErrors {
 	var out QueryErrors
 	within := map[int64]bool{} // expressions in all() and exists()
-	refuse := func(e ast.Expr, format string, args ...any) {
+	fault := func(e ast.Expr, format string, args ...any) QueryError {
 		at := query.SourceInfo().GetStartLocation(e.ID())
-		out = append(out, QueryError{max(1, at.Line()), max(1, at.Column()+1), fmt.Sprintf(format, args...)})
+		return QueryError{max(1, at.Line()), max(1, at.Column()+1), fmt.Sprintf(format, args...)}
 	}
+	refuse := func(e ast.Expr, format string, args ...any) { out = append(out, fault(e, format, args...)) }
 	ast.PreOrderVisit(query.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		switch e.Kind() {
+		case ast.IdentKind:
+			if claims[e.AsIdent()] && c.claimed == nil {
+				f := fault(e, "%s is what a computer says of itself, which could talk itself into the secrets of this collection; "+
+					"list the computers, or ask for what stands in their documents", e.AsIdent())
+				c.claimed = &f
+			}
 		case ast.LiteralKind:
 			c.longest = max(c.longest, length(e.AsLiteral()))
 		case ast.ComprehensionKind:
