@@ -113,8 +113,10 @@ func (q *question) withheld(sequence string) (why string, after provisioning.Sec
 		return needs + ", which only computers with a record at central are given", after
 	case q.p.snapshot.SecretsFor == "":
 		return needs + ", and the site's appliance has not told central yet to whom they are to be encrypted", after
-	case after == provisioning.SecretsKnown:
+	case after == provisioning.SecretsKnown && q.shows(q.computer):
 		return "", after
+	case after == provisioning.SecretsKnown:
+		return needs + ", which are handed out to a machine that has both an address of the record and its SMBIOS GUID; correct the record", after
 	case after == provisioning.SecretsAfterApproval && q.h.Released[q.computer.Name]:
 		return "", after
 	case after == provisioning.SecretsAfterApproval:
@@ -125,6 +127,12 @@ func (q *question) withheld(sequence string) (why string, after provisioning.Sec
 		return needs + ", which are handed out after the site's password, and the site has none: set passwordHash, or secretsAfter: approval", after
 	}
 	return "", after
+}
+
+// shows reports whether the machine has all that the computer's record can be known by: one that leaves out its GUID, or has
+// another address, is known all the same, and may be somebody else's.
+func (q *question) shows(c *provisioning.Computer) bool {
+	return (len(c.Spec.MACAddresses) == 0 || slices.Contains(c.Spec.MACAddresses, q.m.MAC)) && (c.Spec.SMBIOSGUID == "" || c.Spec.SMBIOSGUID == q.m.GUID)
 }
 
 // SecretsAfter is what the site hands secrets out after.
@@ -158,13 +166,13 @@ var releases = map[provisioning.SecretRelease]string{
 	provisioning.SecretsKnown:         "to every known computer",
 }
 
-// Secrets are those that a computer's task sequence is run with, by variable. A computer that the snapshot does not name gets
+// Secrets are those that a computer's task sequence is run with on the machine m, by variable. A computer that the snapshot does not name gets
 // none. It fails with CodeForbidden where the sequence needs some that are not handed out to it.
-func (p *Policy) Secrets(computer, sequence string, h History) ([]Secret, error) {
+func (p *Policy) Secrets(m provisioning.Machine, computer, sequence string, h History) ([]Secret, error) {
 	if p.snapshot == nil {
 		return nil, nil
 	}
-	q := &question{p: p, h: &h, computer: p.computers[computer]}
+	q := &question{p: p, m: m, h: &h, computer: p.computers[computer]}
 	if q.computer != nil {
 		q.past, q.abroad = h.runs(computer, ""), p.deployed.runs(computer, "")
 	}

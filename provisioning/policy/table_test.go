@@ -281,7 +281,7 @@ func TestDecisions(t *testing.T) {
 				t.Errorf("with an index it is\n%+v\nnot\n%+v", indexed, d)
 			}
 			c.check(t, &d)
-			c.checkSecrets(t, s, &d, h)
+			c.checkSecrets(t, s, m, &d, h)
 			if t.Failed() {
 				t.Log("\n" + strings.Join(d.Lines(), "\n"))
 			}
@@ -293,7 +293,7 @@ func TestDecisions(t *testing.T) {
 }
 
 // checkSecrets compares what a computer is given that is to begin; one that is not to must be given none that it needs.
-func (c *tableCase) checkSecrets(t *testing.T, s *provisioning.Snapshot, d *Decision, h History) {
+func (c *tableCase) checkSecrets(t *testing.T, s *provisioning.Snapshot, m provisioning.Machine, d *Decision, h History) {
 	t.Helper()
 	if d.Action == Silent {
 		return
@@ -302,7 +302,7 @@ func (c *tableCase) checkSecrets(t *testing.T, s *provisioning.Snapshot, d *Deci
 	if err != nil {
 		t.Fatal(err)
 	}
-	given, err := p.Secrets(d.Computer, d.TaskSequence, h)
+	given, err := p.Secrets(m, d.Computer, d.TaskSequence, h)
 	var places []string
 	for _, g := range given {
 		places = append(places, g.Place)

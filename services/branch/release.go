@@ -68,7 +68,7 @@ func (b *Branch) release(s *state, c *claims, d *policy.Decision) (map[string]st
 	if d.Unknown {
 		computer = "" // whoever has its name by now
 	}
-	needed, err := s.policy.Secrets(computer, d.TaskSequence, s.history(b.cfg.Now()))
+	needed, err := s.policy.Secrets(c.Machine, computer, d.TaskSequence, s.history(b.cfg.Now()))
 	if err != nil {
 		return nil, err
 	}
