@@ -74,6 +74,11 @@ var secretWords = []string{
 	"password", "passwd", "pwd", "passphrase", "passcode", "secret", "token", "credential", "privatekey", "productkey", "apikey", "accesskey",
 }
 
+// releasing are lines of a Site document that say after what secrets are handed out: who changed that is to be seen.
+var releasing = map[string]bool{
+	"secretsAfter: " + string(SecretsAfterPassword): true, "secretsAfter: " + string(SecretsAfterApproval): true, "secretsAfter: " + string(SecretsKnown): true,
+}
+
 func secretName(name string) bool {
 	name = strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name))
 	for _, w := range secretWords {
@@ -99,7 +104,7 @@ func Redact(text string) string {
 			continue
 		}
 		hidden = -1
-		if !secretName(name) {
+		if !secretName(name) || releasing[strings.TrimSpace(line)] {
 			out.WriteString(line)
 			continue
 		}

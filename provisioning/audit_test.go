@@ -52,7 +52,11 @@ spec:
 	if got := Redact(before); got != after {
 		t.Errorf("it became:\n%s", got)
 	}
-	for _, same := range []string{"", after, "kind: Site\nspec:\n  description: the cellar\n"} {
+	site := "kind: Site\nspec:\n  pxe:\n    secretsAfter: known\n  description: x\n"
+	if hidden := Redact(strings.Replace(site, "known", "hunter2", 1)); strings.Contains(hidden, "hunter2") {
+		t.Errorf("what is no rule became %q", hidden)
+	}
+	for _, same := range []string{"", after, "kind: Site\nspec:\n  description: the cellar\n", site} {
 		if Redact(same) != same {
 			t.Errorf("%q became %q", same, Redact(same))
 		}

@@ -37,6 +37,31 @@ func TestSecretFaults(t *testing.T) {
 	}
 }
 
+// TestAuditOfSecrets: the audit log says that there are secrets and after what they are handed out, and neither values nor sealed forms.
+func TestAuditOfSecrets(t *testing.T) {
+	objects := mustDecode(t, `apiVersion: branchpoint/v1
+kind: Site
+metadata: {name: LON}
+spec: {pxe: {mode: proxy, secretsAfter: known}}
+---
+apiVersion: branchpoint/v1
+kind: Computer
+metadata: {name: desk-1}
+spec: {macAddresses: ["52:54:00:00:00:01"], secrets: {Join: "sealed:hunter2", "Two": "hunter2 one\nhunter2 two", Three: "- hunter2"}}
+`)
+	text := ""
+	for _, o := range objects {
+		s, err := o.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += Redact(s)
+	}
+	if strings.Contains(text, "hunter2") || !strings.Contains(text, "secrets: (redacted)") || !strings.Contains(text, "secretsAfter: known") {
+		t.Errorf("the audit log has\n%s", text)
+	}
+}
+
 func TestRefers(t *testing.T) {
 	ts := TaskSequence{Spec: TaskSequenceSpec{Steps: []Step{
 		{RunCommandLine: &RunCommandLine{Command: `a %One% "%two%%Three%" 5%x y% %%Not`}},
