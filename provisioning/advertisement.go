@@ -62,7 +62,7 @@ type AdvertisementSpec struct {
 	Rerun Rerun `yaml:"rerun,omitempty" json:"rerun,omitempty"`
 	// Client is how it runs from an installed system.
 	Client *ClientRun `yaml:"client,omitempty" json:"client,omitempty"`
-	// WakeOnLAN wakes the computers when it starts.
+	// WakeOnLAN wakes the computers of a required one when it becomes due on them.
 	WakeOnLAN bool `yaml:"wakeOnLAN,omitempty" json:"wakeOnLAN,omitempty"`
 	// DownloadFirst copies content to the computer before the sequence runs, rather than read it from the distribution
 	// point as it goes. A sequence that erases the disk it would be copied to is refused.

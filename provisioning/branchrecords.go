@@ -37,6 +37,9 @@ type BranchChange struct {
 	Inventories map[string]Inventory
 	// Allowances are new or changed ones.
 	Allowances []Allowance
+	// Woken are new or changed records of computers that were woken; ForgetWoken names those that say nothing any more.
+	Woken       []Woken
+	ForgetWoken []WakeKey
 	// Obeyed are the sums of orders that this change obeys.
 	Obeyed []SHA256
 	// Reports wait for central.
@@ -57,6 +60,7 @@ type BranchRecords struct {
 	Inventories map[string]Inventory
 	Allowances  []Allowance
 	Obeyed      []SHA256
+	Woken       []Woken
 	// HistoryComplete is false as long as runs of before this disk may be missing.
 	HistoryComplete bool
 	// PasswordAttempts are the counts of wrong passwords as they were stored, nil if there are none.

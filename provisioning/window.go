@@ -16,14 +16,66 @@ func (w Window) Contains(t time.Time, loc *time.Location) bool {
 		return false
 	}
 	local := t.In(loc)
-	now := time.Duration(local.Hour())*time.Hour + time.Duration(local.Minute())*time.Minute +
-		time.Duration(local.Second())*time.Second + time.Duration(local.Nanosecond())
+	now := sinceMidnight(local)
 	today := local.Weekday()
 	if from < to {
 		return w.begins(today) && from <= now && now < to
 	}
 	yesterday := (today + 6) % 7
 	return w.begins(today) && from <= now || w.begins(yesterday) && now < to
+}
+
+// Opened is when the window began that t lies in, by a clock on the wall in loc; zero where t does not lie in it.
+func (w Window) Opened(t time.Time, loc *time.Location) time.Time {
+	if !w.Contains(t, loc) {
+		return time.Time{}
+	}
+	from, _ := ParseTimeOfDay(w.From) // it contains t
+	local := t.In(loc)
+	if sinceMidnight(local) < from || !w.begins(local.Weekday()) {
+		return onDay(local, -1, from)
+	}
+	return onDay(local, 0, from)
+}
+
+// Opens is the next time after t at which the window begins, by a clock on the wall in loc; zero for a window that is malformed.
+// Where the clocks are set forward over its beginning, it is at most a quarter of an hour after they are.
+func (w Window) Opens(t time.Time, loc *time.Location) time.Time {
+	from, err := ParseTimeOfDay(w.From)
+	if _, err2 := ParseTimeOfDay(w.To); err != nil || err2 != nil {
+		return time.Time{}
+	}
+	local := t.In(loc)
+	for day := range 9 {
+		at := onDay(local, day, from)
+		if !w.begins((local.Weekday() + time.Weekday(day)) % 7) {
+			continue
+		}
+		if clock := sinceMidnight(at); clock > from { // it is skipped on that day
+			at = at.Add(from - clock)
+		}
+		for range 12 { // no clock is set forward by more than three hours
+			if w.Contains(at, loc) {
+				break
+			}
+			at = at.Add(15 * time.Minute)
+		}
+		if at.After(t) {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// sinceMidnight is what the clock on the wall shows.
+func sinceMidnight(local time.Time) time.Duration {
+	return time.Duration(local.Hour())*time.Hour + time.Duration(local.Minute())*time.Minute +
+		time.Duration(local.Second())*time.Second + time.Duration(local.Nanosecond())
+}
+
+// onDay is a time of day, days after the day of local.
+func onDay(local time.Time, days int, clock time.Duration) time.Time {
+	return time.Date(local.Year(), local.Month(), local.Day()+days, int(clock/time.Hour), int(clock%time.Hour/time.Minute), 0, 0, local.Location())
 }
 
 // begins reports whether the window begins on a day.

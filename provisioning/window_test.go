@@ -99,3 +99,49 @@ func TestSiteLocation(t *testing.T) {
 		}
 	}
 }
+
+// TestWindowOpens: when a window began, and when it begins next, also where the clocks are changed.
+func TestWindowOpens(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	night := Window{From: "22:00", To: "06:00"}
+	friday := Window{Days: []Weekday{"fri"}, From: "22:00", To: "06:00"}
+	skipped := Window{From: "02:30", To: "05:00"}
+	for _, c := range []struct {
+		name              string
+		window            Window
+		at, opened, opens string // UTC; opened "" where it lies outside
+	}{
+		{"in the evening", night, "2026-11-20T21:30:00Z", "2026-11-20T21:00:00Z", "2026-11-21T21:00:00Z"},
+		{"in the morning", night, "2026-11-21T04:30:00Z", "2026-11-20T21:00:00Z", "2026-11-21T21:00:00Z"},
+		{"at its beginning", night, "2026-11-20T21:00:00Z", "2026-11-20T21:00:00Z", "2026-11-21T21:00:00Z"},
+		{"before it", night, "2026-11-20T20:59:59Z", "", "2026-11-20T21:00:00Z"},
+		{"once a week", friday, "2026-11-21T04:30:00Z", "2026-11-20T21:00:00Z", "2026-11-27T21:00:00Z"},
+		{"once a week, on the day before", friday, "2026-11-19T12:00:00Z", "", "2026-11-20T21:00:00Z"},
+		{"a whole day", Window{From: "10:00", To: "10:00"}, "2026-11-20T08:00:00Z", "2026-11-19T09:00:00Z", "2026-11-20T09:00:00Z"},
+		{"over the hour that is skipped", night, "2026-03-29T01:30:00Z", "2026-03-28T21:00:00Z", "2026-03-29T20:00:00Z"},
+		{"its beginning is skipped", skipped, "2026-03-29T00:00:00Z", "", "2026-03-29T01:00:00Z"},
+		{"over the hour that is repeated", night, "2026-10-25T01:30:00Z", "2026-10-24T20:00:00Z", "2026-10-25T21:00:00Z"},
+		{"malformed", Window{From: "x", To: "06:00"}, "2026-11-20T21:30:00Z", "", ""},
+		{"malformed end", Window{From: "06:00", To: "x"}, "2026-11-20T21:30:00Z", "", ""},
+	} {
+		at, err := time.Parse(time.RFC3339, c.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		show := func(x time.Time) string {
+			if x.IsZero() {
+				return ""
+			}
+			return x.UTC().Format(time.RFC3339)
+		}
+		if got := show(c.window.Opened(at, berlin)); got != c.opened {
+			t.Errorf("%s: opened at %q, want %q", c.name, got, c.opened)
+		}
+		if got := show(c.window.Opens(at, berlin)); got != c.opens {
+			t.Errorf("%s: opens at %q, want %q", c.name, got, c.opens)
+		}
+	}
+}

@@ -261,6 +261,9 @@ func (q *question) require(a *advertisement, of int) {
 		return
 	}
 	q.askPassword()
+	if a.Spec.WakeOnLAN {
+		q.explainWake(a)
+	}
 	q.d.Action = Boot
 	q.d.Variables = q.variables(a.Spec.TaskSequence)
 	q.d.because(RuleRequired, "advertisement "+a.Name+" requires task sequence "+a.Spec.TaskSequence)

@@ -73,6 +73,8 @@ const (
 	RuleWipeCap = "wipe cap"
 	// RulePassword says whether a password is asked for.
 	RulePassword = "password"
+	// RuleWake says of a required advertisement with Wake-on-LAN whether it wakes the computer.
+	RuleWake = "wake"
 	// RuleRequired and RuleAvailable: what is answered.
 	RuleRequired  = "required"
 	RuleAvailable = "available"
@@ -121,6 +123,8 @@ type Decision struct {
 	Conflict *provisioning.Conflict `json:"conflict,omitempty"`
 	// Reasons are the rules in the order in which they were looked at; the last one decided.
 	Reasons []Reason `json:"reasons"`
+
+	wakes bool // what is required wakes the computer
 }
 
 // Why is the reason that decided.

@@ -112,6 +112,7 @@ type Branch struct {
 	attempts    *attempts
 	checks      *queue // of passwords that are being looked at
 	notices     *notices
+	wakes       *wakes
 	metrics     *metrics
 	state       atomic.Pointer[state]
 	reported    chan struct{} // has a value when messages wait for delivery
@@ -212,6 +213,7 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the branch's records: %w", err)
 	}
+	b.wakes = newWakes(records.Woken)
 	own := cfg.Own()
 	first := &state{
 		own: own,

@@ -81,6 +81,14 @@ type Deps struct {
 	Boots interface {
 		BootConfig(ctx context.Context, m provisioning.Machine, d policy.Decision, serverAddr netip.Addr) ([]byte, error)
 	}
+	// Waker says which computers are to be woken; nil is nobody. It is asked every wakeEvery, and must be cheap where nothing has
+	// changed.
+	Waker interface {
+		// Wake returns those that are to be woken now, and has noted that they are.
+		Wake(ctx context.Context) ([]policy.Wake, error)
+		// Boundaries are the subnets of the site, of either version of IP.
+		Boundaries() []netip.Prefix
+	}
 	// Files holds the boot files by the names of the File constants; they can be read from any offset, as those of
 	// os.DirFS can.
 	Files fs.FS

@@ -21,6 +21,9 @@ type metrics struct {
 	dropped, answers *prometheus.CounterVec
 	// otherServer counts what clients ask of another DHCP server while this one is the site's.
 	otherServer prometheus.Counter
+	// wakes counts computers that were woken, each time; wakePackets the packets that were sent for it, by result.
+	wakes       prometheus.Counter
+	wakePackets *prometheus.CounterVec
 }
 
 // newMetrics makes the metrics and registers them at reg, where it is set. A service point that runs anew, with another
@@ -30,6 +33,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		dropped:     counter(reg, "branchpoint_pxe_dropped_total", "Packets and requests that were not served, by service and reason: they got no answer, or an error.", "service", "reason"),
 		answers:     counter(reg, "branchpoint_pxe_answers_total", "Packets and requests that were answered, by service and kind.", "service", "kind"),
 		otherServer: counter(reg, "branchpoint_pxe_foreign_dhcp_requests_total", "Clients on our network that took the address of another DHCP server while this is the site's.").WithLabelValues(),
+		wakes:       counter(reg, "branchpoint_pxe_wakes_total", "Computers that were woken by Wake-on-LAN, each time that they were.").WithLabelValues(),
+		wakePackets: counter(reg, "branchpoint_pxe_wake_packets_total", "Wake-on-LAN packets, by result: sent, or failed to be.", "result"),
 	}
 }
 

@@ -62,6 +62,10 @@ type Service struct {
 	neighbour func(netip.Addr) (provisioning.MAC, bool)
 	// pause waits; false where ctx ends first.
 	pause func(ctx context.Context, d time.Duration) bool
+	// wakeLines bounds the log lines about packets that could not be sent one way; wake alone uses it.
+	wakeLines *limiter[string]
+	// sendWake sends a magic packet one way.
+	sendWake func(ctx context.Context, way wakeWay, packet []byte) error
 }
 
 // New checks the configuration. Nothing is opened before Run.
@@ -120,6 +124,8 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		claims:      claims{newLRU[provisioning.MAC, claim](maxClaims)},
 		neighbour:   kernelNeighbour,
 		pause:       wait,
+		wakeLines:   newLimiter[string](complaintBurst, complaintInterval, maxComplaints),
+		sendWake:    sendMagicPacket,
 	}
 	switch cfg.Mode {
 	case provisioning.PXEModeProxy:
@@ -204,6 +210,9 @@ func (s *Service) Run(ctx context.Context) error {
 		if s.cfg.Mode == provisioning.PXEModeDHCP {
 			start = append(start, func() error { s.watchServers(ctx, i); return nil })
 		}
+	}
+	if s.deps.Waker != nil {
+		start = append(start, func() error { s.wake(ctx); return nil })
 	}
 	for _, f := range start {
 		g.Go(f)

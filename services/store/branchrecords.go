@@ -47,6 +47,9 @@ func (s *Store) Commit(ctx context.Context, c provisioning.BranchChange) error {
 				return err
 			}
 		}
+		if err := commitWoken(ctx, tx, c); err != nil {
+			return err
+		}
 		for _, sum := range c.Obeyed {
 			if _, err := tx.ExecContext(ctx, `INSERT INTO obeyed_orders (sum) VALUES (?) ON CONFLICT DO NOTHING`, sum); err != nil {
 				return err
@@ -62,6 +65,21 @@ func (s *Store) Commit(ctx context.Context, c provisioning.BranchChange) error {
 		}
 		return nil
 	})
+}
+
+// commitWoken stores what a change says of computers that were woken.
+func commitWoken(ctx context.Context, tx *sql.Tx, c provisioning.BranchChange) error {
+	for _, k := range c.ForgetWoken {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM woken WHERE computer = ? AND advertisement = ?`, k.Computer, k.Advertisement); err != nil {
+			return err
+		}
+	}
+	for _, w := range c.Woken {
+		if err := put(ctx, tx, `INSERT OR REPLACE INTO woken (woken, computer, advertisement) VALUES (?, ?, ?)`, w, w.Computer, w.Advertisement); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // commitIdentity stores what a change says of who the branch is, and of what central has.
@@ -118,6 +136,9 @@ func (s *Store) Records(ctx context.Context) (provisioning.BranchRecords, error)
 		return out, err
 	}
 	if out.Allowances, err = values[provisioning.Allowance](ctx, s, "approvals", `SELECT allowance FROM allowances ORDER BY id`); err != nil {
+		return out, err
+	}
+	if out.Woken, err = values[provisioning.Woken](ctx, s, "computers that were woken", `SELECT woken FROM woken ORDER BY computer, advertisement`); err != nil {
 		return out, err
 	}
 	out.Inventories = map[string]provisioning.Inventory{}

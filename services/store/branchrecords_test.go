@@ -16,10 +16,15 @@ func TestBranchRecords(t *testing.T) {
 	change := provisioning.BranchChange{
 		Snapshot: &provisioning.SignedSnapshot{Payload: []byte("{}"), Signature: []byte("s")},
 		Runs:     []provisioning.Run{run}, Messages: []provisioning.StatusMessage{message("LON", run.ID, 1)},
-		Discovered:       []provisioning.Computer{found, {Name: "pc-2"}},
-		Inventories:      map[string]provisioning.Inventory{"pc-1": {Serial: "S1"}},
-		Allowances:       []provisioning.Allowance{{ID: "7", Wipes: 3, Used: 1, Expires: noon.Add(time.Hour), By: "jo"}},
-		Obeyed:           []provisioning.SHA256{provisioning.SumSHA256([]byte("o"))},
+		Discovered:  []provisioning.Computer{found, {Name: "pc-2"}},
+		Inventories: map[string]provisioning.Inventory{"pc-1": {Serial: "S1"}},
+		Allowances:  []provisioning.Allowance{{ID: "7", Wipes: 3, Used: 1, Expires: noon.Add(time.Hour), By: "jo"}},
+		Obeyed:      []provisioning.SHA256{provisioning.SumSHA256([]byte("o"))},
+		Woken: []provisioning.Woken{
+			{Computer: "pc-1", Advertisement: "rollout", Opened: noon, Clear: 7, Tries: 1, Last: noon},
+			{Computer: "pc-1", Advertisement: "gone", Tries: 4, Last: noon},
+			{Computer: "pc-2", Advertisement: "rollout", Tries: 1, Last: noon},
+		},
 		Reports:          []provisioning.SiteReport{{ID: strings.Repeat("a", 32), Kind: provisioning.ReportDiscovered}, {ID: strings.Repeat("b", 32)}},
 		PasswordAttempts: []byte("{}"),
 	}
@@ -28,7 +33,9 @@ func TestBranchRecords(t *testing.T) {
 	}
 	again := provisioning.BranchChange{
 		Forget: []string{"pc-2", "nobody"}, Obeyed: change.Obeyed, Reports: change.Reports[:1],
-		Allowances: []provisioning.Allowance{{ID: "7", Wipes: 3, Used: 2, Expires: noon.Add(time.Hour), By: "jo"}},
+		Allowances:  []provisioning.Allowance{{ID: "7", Wipes: 3, Used: 2, Expires: noon.Add(time.Hour), By: "jo"}},
+		Woken:       []provisioning.Woken{{Computer: "pc-2", Advertisement: "rollout", Tries: 2, Last: noon.Add(time.Hour)}},
+		ForgetWoken: []provisioning.WakeKey{{Computer: "pc-1", Advertisement: "gone"}, {Computer: "nobody", Advertisement: "rollout"}},
 	}
 	if err := s.Commit(t.Context(), again); err != nil {
 		t.Fatal("the same again:", err)
@@ -40,7 +47,7 @@ func TestBranchRecords(t *testing.T) {
 	}
 	want := provisioning.BranchRecords{
 		Runs: []provisioning.Run{run}, Discovered: []provisioning.Computer{found}, Inventories: change.Inventories, Allowances: again.Allowances, Obeyed: change.Obeyed,
-		PasswordAttempts: []byte("{}"),
+		PasswordAttempts: []byte("{}"), Woken: []provisioning.Woken{change.Woken[0], again.Woken[0]},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
