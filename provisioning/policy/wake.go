@@ -252,7 +252,7 @@ func (r *waking) fresh(d dueAdvertisement) {
 		if !r.room(d) {
 			return
 		}
-		q := r.question(c)
+		q := r.question(c) // which spares decisions about computers that have nothing to do with it
 		if q.begun(d.advertisement, d.opened) || !q.target(d.advertisement) {
 			continue
 		}
@@ -278,7 +278,7 @@ func (r *waking) addresses(s sleeper) (macs []provisioning.MAC, wanted bool) {
 			continue
 		}
 		d := r.p.Answer(r.p.likely(s.computer, m, r.h), *r.h, r.now, r.has)
-		if d.Advertisement != s.Name || d.Computer != s.computer.Name || d.Resume != "" {
+		if d.Advertisement != s.Name || d.Computer != s.computer.Name {
 			continue
 		}
 		wanted = true

@@ -42,6 +42,8 @@ func TestWake(t *testing.T) {
 	s, now := wakers(t)
 	s.wantWoken(t, "at first", "desk-1")
 	s.wantWoken(t, "at once")
+	s.put(t, func(n *provisioning.Snapshot) { n.Advertisements[0].Spec.WakeOnLAN = true })
+	s.wantWoken(t, "with another configuration")
 	restarted := open(t, s.central, s.path)
 	restarted.cfg.Now = s.cfg.Now
 	restarted.wantWoken(t, "after a restart")
@@ -66,8 +68,8 @@ func TestWake(t *testing.T) {
 	s.wantWoken(t, "it was cleared", "desk-1")
 	s.put(t, func(n *provisioning.Snapshot) {})
 	s.wantWoken(t, "the advertisement wakes nobody any more")
-	if r, err := s.cfg.Store.Records(t.Context()); err != nil || len(r.Woken) != 0 {
-		t.Errorf("remembered are %+v, %v", r.Woken, err)
+	if r, err := s.cfg.Store.Records(t.Context()); err != nil || len(r.Woken)+len(s.wakes.woken) != 0 {
+		t.Errorf("remembered are %+v, stored %+v, %v", s.wakes.woken, r.Woken, err)
 	}
 }
 
