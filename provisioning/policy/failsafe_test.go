@@ -25,6 +25,11 @@ func TestFailSafe(t *testing.T) {
 		}
 	}
 	stranger := provisioning.Machine{MAC: "52:54:00:00:00:99", GUID: "99999999-9999-4999-8999-999999999999", Arch: provisioning.ArchUEFIx64}
+	secretive := func(s *provisioning.Snapshot, after provisioning.SecretRelease) {
+		s.SecretsFor, s.Site.Spec.PXE.SecretsAfter = "age1of-the-appliance", after
+		s.TaskSequences[0].Spec.Secrets = map[string]string{"Join": ""}
+		s.TaskSequences[0].Spec.Steps = append(s.TaskSequences[0].Spec.Steps, provisioning.Step{RunCommandLine: &provisioning.RunCommandLine{Command: "join %Join%"}})
+	}
 	for _, c := range []struct {
 		name    string
 		change  func(*provisioning.Snapshot, *History)
@@ -36,6 +41,20 @@ func TestFailSafe(t *testing.T) {
 		{"a purpose of a newer version", func(s *provisioning.Snapshot, _ *History) { s.Advertisements[0].Spec.Purpose = "urgent" }, desk, RuleNothing, "a purpose that this version does not know"},
 		{"no purpose", func(s *provisioning.Snapshot, _ *History) { s.Advertisements[0].Spec.Purpose = "" }, desk, RuleNothing, "a purpose"},
 		{"a rerun behaviour of a newer version", func(s *provisioning.Snapshot, _ *History) { s.Advertisements[0].Spec.Rerun = "weekly" }, desk, RuleNothing, "a rerun behaviour"},
+		{"secrets after the password", func(s *provisioning.Snapshot, _ *History) {
+			secretive(s, provisioning.SecretsAfterPassword)
+			s.Site.Spec.PXE.PasswordHash = "$argon2id$"
+		}, desk, RuleRequired, "after the site's password"},
+		{"the same where there is none", func(s *provisioning.Snapshot, _ *History) { secretive(s, provisioning.SecretsAfterPassword) }, desk, RuleNothing, "and the site has none"},
+		{"secrets after what a newer version knows", func(s *provisioning.Snapshot, h *History) {
+			secretive(s, "tpm")
+			s.Site.Spec.PXE.PasswordHash, h.Released = "$argon2id$", map[string]bool{"desk-1": true}
+		}, desk, RuleNothing, "which is one that this version does not know"},
+		{"secrets for a computer whose record is not central's yet", func(s *provisioning.Snapshot, h *History) {
+			secretive(s, provisioning.SecretsKnown)
+			s.Advertisements[0].Spec = provisioning.AdvertisementSpec{TaskSequence: "install", Collection: provisioning.AllSystems, Purpose: provisioning.PurposeAvailable}
+			h.Discovered = []provisioning.Computer{{Name: "pc", Spec: provisioning.ComputerSpec{MACAddresses: []provisioning.MAC{stranger.MAC}, SMBIOSGUID: stranger.GUID}}}
+		}, stranger, RuleNothing, "only computers with a record at central"},
 		{"a missing sequence", func(s *provisioning.Snapshot, _ *History) { s.TaskSequences = nil }, desk, RuleNothing, "which the configuration lacks"},
 		{"a missing boot image", func(s *provisioning.Snapshot, _ *History) { s.BootImages = nil }, desk, RuleNothing, "lacks boot image own"},
 		{"an architecture of a newer version", func(s *provisioning.Snapshot, _ *History) {

@@ -122,7 +122,7 @@ func (q *question) withheld(sequence string) (why string, after provisioning.Sec
 	case after == provisioning.SecretsAfterApproval:
 		return needs + ", which a person has to approve at the appliance's console: approve secrets " + q.computer.Name, after
 	case after != provisioning.SecretsAfterPassword:
-		return needs + ", and the site's secretsAfter is one that this version does not know", after
+		return needs + ", and the site's secretsAfter says after what, which is one that this version does not know", after
 	case q.p.role.PasswordHash == "":
 		return needs + ", which are handed out after the site's password, and the site has none: set passwordHash, or secretsAfter: approval", after
 	}
