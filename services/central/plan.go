@@ -20,6 +20,8 @@ type wanted struct {
 	// text is its canonical text, once that is known, and sound says that it was decoded again.
 	text  string
 	sound bool
+	// values says that it was given with the values of secrets: whoever learns that they are right must be allowed to change it.
+	values bool
 }
 
 // want makes an edit that sets every document of a catalog.
@@ -37,6 +39,7 @@ type touched struct {
 	effect        client.Effect
 	before, after *provisioning.Object
 	old, text     string // canonical
+	values        bool   // of wanted
 }
 
 // plan is what an edit does to the documents in force.
@@ -94,7 +97,7 @@ func decide(decoded *decodedDocuments, stored []provisioning.Document, e edit, p
 		}
 		if w, ok := e.set[k]; ok {
 			o := w.object
-			t.after, t.text, t.effect = &o, w.text, client.Created
+			t.after, t.text, t.effect, t.values = &o, w.text, client.Created, w.values
 		}
 		switch {
 		case t.before == nil && t.after == nil:

@@ -340,7 +340,7 @@ func (c *Central) mayChange(ctx context.Context, p *plan) error {
 	var gone []provisioning.Key
 	for _, t := range p.touched {
 		switch {
-		case t.effect == client.Unchanged:
+		case t.effect == client.Unchanged && !t.values:
 		case t.after != nil:
 			next = append(next, *t.after)
 		default:

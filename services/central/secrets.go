@@ -49,7 +49,7 @@ func (c *Central) seal(stored []provisioning.Document, e edit) error {
 			sealed[name] = s
 		}
 		if !maps.Equal(sealed, given) {
-			w.object, w.text, w.sound = w.object.WithSecrets(sealed), "", false
+			w.object, w.text, w.sound, w.values = w.object.WithSecrets(sealed), "", false, true
 		}
 	}
 	if len(problems) > 0 {

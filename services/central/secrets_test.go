@@ -308,3 +308,25 @@ func TestStrangeRecipient(t *testing.T) {
 		t.Errorf("secrets for %s", n.SecretsFor)
 	}
 }
+
+// TestSecretsAreNotGuessed: who may not change a document does not learn either whether a value for its secret is right.
+func TestSecretsAreNotGuessed(t *testing.T) {
+	s := start(t, t.TempDir())
+	par := s.account("par")
+	s.mustApply(joining(theSecret, theSecret) + role("paris", "operator", "par", ", sites: [PAR]"))
+	guess := func(a *client.Admin, computer, value string, dry bool) error {
+		text := strings.Replace(s.documentText(provisioning.KindComputer, computer), sealedIn(t, s.documentText(provisioning.KindComputer, computer), "JoinPassword"), value, 1)
+		_, err := a.Apply(t.Context(), client.ApplyRequest{Files: []provisioning.File{{Name: "guess.yaml", Text: []byte(text)}}, Caution: client.Caution{DryRun: dry}})
+		return err
+	}
+	for _, dry := range []bool{true, false} {
+		if err := guess(par, "desk-2", theSecret, dry); err != nil {
+			t.Errorf("of a computer of theirs: %v", err)
+		}
+		right, wrong := guess(par, "desk-1", theSecret, dry), guess(par, "desk-1", "not-"+theSecret, dry)
+		wantCode(t, right, provisioning.CodeForbidden, "desk-1")
+		if wrong == nil || right == nil || right.Error() != wrong.Error() {
+			t.Errorf("the right value: %v; a wrong one: %v", right, wrong)
+		}
+	}
+}
