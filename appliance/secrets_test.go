@@ -23,6 +23,8 @@ import (
 	"branchpoint/services/central"
 	centralclient "branchpoint/services/central/client"
 	"branchpoint/services/store"
+
+	"filippo.io/age"
 )
 
 // lockedBuffer is a log that goroutines write to and a test reads.
@@ -37,8 +39,29 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
+// secretsKey is the key of a site's secrets that an appliance has in its database.
+func secretsKey(t *testing.T, s *store.Store) age.Identity {
+	t.Helper()
+	b, err := s.LoadIdentity(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept struct {
+		SecretsKey string `json:"secretsKey"`
+	}
+	if err := json.Unmarshal(b, &kept); err != nil {
+		t.Fatal(err)
+	}
+	key, err := age.ParseX25519Identity(kept.SecretsKey)
+	if err != nil {
+		t.Fatal("there is no key in the database")
+	}
+	return key
+}
+
 // TestSecretFromAdministratorToAgent: what an administrator applies reaches the agent of the computer that it is of, after the
-// site's password, and stands in no file and no line of the log of central or branch.
+// site's password, and stands in no file and no line of the log of central or branch. An appliance that was replaced reads nothing
+// of what is published then.
 func TestSecretFromAdministratorToAgent(t *testing.T) {
 	const secret, sitePassword = "Corr3ct-horse-battery-staple", "open sesame 4711"
 	dir, ctx := t.TempDir(), t.Context()
@@ -159,6 +182,54 @@ spec: {taskSequence: join, computers: [desk-1], purpose: required}
 	as, err := agent.Assignment(ctx)
 	if err != nil || as.Secrets["JOINPASSWORD"] != secret {
 		t.Fatalf("given are %d secrets, %v", len(as.Secrets), err)
+	}
+
+	// Another appliance takes its place, with a blank data disk: from then on what central publishes is for that one alone.
+	var next *branch.Branch
+	nextDB, err := store.Open(ctx, filepath.Join(dir, "next.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nextDB.Close()
+	nextFar := centralclient.NewBranch(centralclient.BranchConfig{
+		Address: srv.Listener.Addr().String(), CASHA256: c.CASHA256(), Now: time.Now,
+		Certificate: func() (tls.Certificate, error) { return next.ClientCertificate() }, Recipient: func() string { return next.Recipient() },
+	})
+	next, err = branch.New(ctx, branch.Config{Site: "LON", CentralCA: c.CASHA256(), Store: nextDB, Central: centralSide{nextFar}, Log: log, Now: time.Now, Rand: rand.Reader})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token, err = c.CreateToken(ctx, centralclient.TokenRequest{Site: "LON", ValidSeconds: 3600}); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Enrol(ctx, token.Token); err != nil {
+		t.Fatal(err)
+	}
+	all.Go(func() { _ = next.Follow(work) })
+	eventually(t, "the new appliance's snapshot with its secrets", func() bool {
+		s, _ := next.Snapshot()
+		return s != nil && s.SecretsFor == next.Recipient()
+	})
+	if _, err := far.Snapshot(ctx, 0, 0, 0); provisioning.CodeOf(err) != provisioning.CodeUnauthorized {
+		t.Errorf("the appliance that was replaced asks for a snapshot: %v", err)
+	}
+	before, _ := br.Snapshot()
+	after, _ := next.Snapshot()
+	oldKey, newKey := secretsKey(t, bdb), secretsKey(t, nextDB)
+	for _, opens := range []struct {
+		name string
+		s    *provisioning.Snapshot
+		key  age.Identity
+		want bool
+	}{
+		{"its own, by the appliance that was replaced", before, oldKey, true}, // which nothing takes back
+		{"the new one's, by the appliance that was replaced", after, oldKey, false},
+		{"its own, by the new one", after, newKey, true},
+		{"that of the appliance before, by the new one", before, newKey, false},
+	} {
+		if _, err := age.Decrypt(bytes.NewReader(opens.s.Secrets), opens.key); (err == nil) != opens.want {
+			t.Errorf("the secrets are opened: %s: %v", opens.name, err)
+		}
 	}
 	cancel()
 	all.Wait()
