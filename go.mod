@@ -11,6 +11,7 @@ require (
 	github.com/folbricht/desync v1.0.0
 	github.com/goccy/go-yaml v1.19.2
 	github.com/google/cel-go v0.26.1
+	github.com/google/go-tpm v0.9.8
 	github.com/google/renameio/v2 v2.0.2
 	github.com/insomniacslk/dhcp v0.0.0-20260901064844-234b97448fae
 	github.com/klauspost/compress v1.20.3
