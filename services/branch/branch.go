@@ -26,6 +26,8 @@ type Store interface {
 	// LoadIdentity returns nil if there is none.
 	LoadIdentity(ctx context.Context) ([]byte, error)
 	SaveIdentity(ctx context.Context, b []byte) error
+	// Purge takes out of the database's files what was deleted from it or replaced.
+	Purge(ctx context.Context) error
 	// LoadSnapshot returns nil if there is none.
 	LoadSnapshot(ctx context.Context) (*provisioning.SignedSnapshot, error)
 	// Records returns what Commit has stored besides.
@@ -94,6 +96,10 @@ type Config struct {
 	Own func() provisioning.Hardware
 	// Contact is told what came of each try to be in step with central: nil, or why it failed. It may be nil.
 	Contact func(error)
+	// Sealer seals the branch's private keys; nil is none, and they are stored as they are.
+	Sealer Sealer
+	// Keys is told how the branch's private keys are kept, whenever that may have changed. It may be nil.
+	Keys func(Keys)
 	// AgentPort is the TCP port of the agents' HTTPS, for the URL told to them.
 	AgentPort int
 	Log       *slog.Logger
@@ -207,7 +213,7 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.identity.Store(id)
+	b.become(id)
 	b.secrets = &secrets{rand: cfg.Rand, issued: map[secretKey]issued{}}
 	records, err := cfg.Store.Records(ctx)
 	if err != nil {
@@ -246,6 +252,11 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 			cfg.Log.Error("the site's stored snapshot is not used", "error", err)
 		} else {
 			b.putInForce(b.compiled(first, s))
+		}
+	}
+	if forGood(id.locked) { // before anything is answered
+		if err := b.unsettle(ctx, becauseLost); err != nil {
+			return nil, err
 		}
 	}
 	b.countOutbox(ctx)

@@ -26,9 +26,9 @@ import (
 // identity is who the branch is, to central and to agents. It stands in the store as one JSON value.
 type identity struct {
 	Site string `json:"site"`
-	// SiteKey signs the branch's side of mutual TLS with central (PKCS #8 DER); Certificate is its chain (PEM), empty
-	// until enrolled.
-	SiteKey     []byte `json:"siteKey"`
+	// SiteKey signs the branch's side of mutual TLS with central (PKCS #8 DER), empty while it cannot be opened; Certificate is its
+	// chain (PEM), empty until enrolled.
+	SiteKey     []byte `json:"siteKey,omitempty"`
 	Certificate []byte `json:"certificate,omitempty"`
 	// NextSiteKey is the key with which the branch enrols again, until it has: central has revoked the certificate of SiteKey.
 	NextSiteKey []byte `json:"nextSiteKey,omitempty"`
@@ -39,13 +39,23 @@ type identity struct {
 	// Root is central's root key, once it is pinned, and Epoch the newest that it has signed here.
 	Root  ed25519.PublicKey `json:"root,omitempty"`
 	Epoch uint64            `json:"epoch,omitempty"`
-	// AgentKey and AgentCertificate (DER) are for the agents' HTTPS, pinned by the sum that each boot is told.
+	// AgentKey and AgentCertificate (DER) are for the agents' HTTPS, pinned by the sum that each boot is told. Like TokenKey it is never
+	// sealed, so that clients are served where the other keys cannot be opened: it is worth something in the site's network alone.
 	AgentKey         []byte `json:"agentKey"`
 	AgentCertificate []byte `json:"agentCertificate"`
 	// SecretsKey opens the secrets of snapshots, an age X25519 identity ("AGE-SECRET-KEY-1…"). An enrolment brings another one.
 	SecretsKey string `json:"secretsKey,omitempty"`
 	// TokenKey authenticates the tokens given to agents, 32 octets: they survive a restart of the appliance.
 	TokenKey []byte `json:"tokenKey"`
+	// Sealed are SiteKey, NextSiteKey and SecretsKey where they are sealed to a TPM, by what they are for: in the store those that
+	// were, in memory those that cannot be opened.
+	Sealed map[string]sealedKey `json:"sealed,omitempty"`
+	// Remains: keys stood in the store as they are before they were sealed, and may still stand in what it has deleted.
+	Remains bool `json:"remains,omitempty"`
+
+	wrapping *wrapping // nil where the keys are stored as they are
+	plain    error     // why they are, nil where they are sealed
+	locked   error     // why the site key cannot be opened, nil where it can
 }
 
 // Enrolled reports whether central has accepted the branch.
@@ -76,17 +86,22 @@ func loadIdentity(ctx context.Context, cfg Config) (*identity, error) {
 				"Put this data disk's own central into site.yaml, or attach this site's data disk. To give up what is on this one, type: claim SERIAL",
 				"%w: it was enrolled at a central with CA %s, but site.yaml names %s", ErrOtherSite, id.CentralCA, cfg.CentralCA)
 		}
-		return id.withSecretsKey(ctx, cfg.Store)
+		return id.opened(ctx, cfg)
 	}
 	id, err := newIdentity(cfg.Site, cfg.Now())
 	if err != nil {
 		return nil, fmt.Errorf("make the branch's keys: %w", err)
 	}
+	id = id.protected(ctx, cfg)
 	return id, saveIdentity(ctx, cfg.Store, id)
 }
 
 func (id *identity) encode() ([]byte, error) {
-	b, err := json.Marshal(id)
+	stored, err := id.sealed()
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(stored)
 	if err != nil {
 		return nil, provisioning.Errorf(provisioning.CodeInternal, "", "encode the branch's identity: %w", err)
 	}
@@ -183,11 +198,14 @@ func (b *Branch) Fingerprint() string {
 }
 
 // ClientCertificate returns the certificate with which the branch shows itself to central. It fails with
-// CodeUnauthorized until the branch is enrolled.
+// CodeUnauthorized until the branch is enrolled, and with CodeUnavailable while its key cannot be opened.
 func (b *Branch) ClientCertificate() (tls.Certificate, error) {
 	id := b.identity.Load()
 	if !id.Enrolled() {
 		return tls.Certificate{}, provisioning.Errorf(provisioning.CodeUnauthorized, "", "the branch is not enrolled yet")
+	}
+	if id.locked != nil {
+		return tls.Certificate{}, provisioning.Errorf(provisioning.CodeUnavailable, "", "central cannot be asked: %w", id.locked)
 	}
 	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: id.SiteKey})
 	return tls.X509KeyPair(id.Certificate, keyPEM)
@@ -196,9 +214,13 @@ func (b *Branch) ClientCertificate() (tls.Certificate, error) {
 // Enrolled reports whether central has accepted the branch.
 func (b *Branch) Enrolled() bool { return b.identity.Load().Enrolled() }
 
-// Enrol exchanges an enrolment token for the branch's certificate and stores it. A branch that was enrolled before enrols again
-// with another key, and sends everything that it has to tell once more.
+// Enrol exchanges an enrolment token for the branch's certificate and stores it. A branch that was enrolled before, or cannot open its
+// key for good, enrols with another key; one that was enrolled sends everything that it has to tell once more. As long as the
+// key may still be opened another time it fails as that did.
 func (b *Branch) Enrol(ctx context.Context, token string) error {
+	if locked := b.reopen(ctx); locked != nil && !forGood(locked) {
+		return locked
+	}
 	again, err := b.prepareEnrolment(ctx)
 	if err != nil {
 		return err
@@ -215,7 +237,7 @@ func (b *Branch) Enrol(ctx context.Context, token string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next := *b.identity.Load()
-	next.SiteKey, next.NextSiteKey = key, nil
+	next.SiteKey, next.NextSiteKey, next.Sealed, next.locked = key, nil, nil, nil
 	next.Certificate, next.CentralCA = answer.Certificate, b.cfg.CentralCA
 	if len(next.Certificate) == 0 || len(answer.SnapshotKey) != ed25519.PublicKeySize {
 		return provisioning.Errorf(provisioning.CodeCorrupt, "", "central's answer to the enrolment is incomplete")
@@ -228,7 +250,7 @@ func (b *Branch) Enrol(ctx context.Context, token string) error {
 		}
 		next = *next.trusting(trust)
 	}
-	if again { // what was encrypted to the key before is not meant for who is enrolled now
+	if again || next.SecretsKey == "" { // what was encrypted to the key before is not meant for who is enrolled now
 		if next.SecretsKey, err = newSecretsKey(); err != nil {
 			return err
 		}
@@ -240,20 +262,24 @@ func (b *Branch) Enrol(ctx context.Context, token string) error {
 	return nil
 }
 
-// prepareEnrolment reports whether the branch was enrolled before. Then it has a new key after it, which is stored before
-// central is asked, so that an answer that was lost can be asked for again.
+// prepareEnrolment reports whether the branch was enrolled before. Then, or where its key is lost, it has a new key after it, which is
+// stored before central is asked, so that an answer that was lost can be asked for again. The key before stays until there is one.
 func (b *Branch) prepareEnrolment(ctx context.Context) (again bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	id := b.identity.Load()
-	if !id.Enrolled() || id.NextSiteKey != nil {
-		return id.Enrolled(), nil
+	again = id.Enrolled()
+	if !again && id.locked == nil || id.NextSiteKey != nil {
+		return again, nil
 	}
 	next := *id
-	if _, next.NextSiteKey, err = newKey(); err != nil {
-		return true, provisioning.Errorf(provisioning.CodeInternal, "", "make a key: %w", err)
+	if next.wrapping == nil {
+		next = *id.protected(ctx, b.cfg)
 	}
-	return true, b.storeIdentity(ctx, &next, provisioning.BranchChange{})
+	if _, next.NextSiteKey, err = newKey(); err != nil {
+		return again, provisioning.Errorf(provisioning.CodeInternal, "", "make a key: %w", err)
+	}
+	return again, b.storeIdentity(ctx, &next, provisioning.BranchChange{})
 }
 
 // agentCertificate returns the certificate for the agents' HTTPS, and its sum.

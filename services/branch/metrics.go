@@ -13,6 +13,7 @@ import (
 type metrics struct {
 	runs, refusals, dropped, passwords              *prometheus.CounterVec
 	registrations                                   prometheus.Counter
+	keys                                            *prometheus.GaugeVec
 	outbox, lastContact, snapshotEpoch, snapshotNum prometheus.Gauge
 }
 
@@ -29,6 +30,9 @@ func newMetrics() *metrics {
 		dropped:       counter("branchpoint_branch_connections_dropped_total", "Agents' connections that were ended as there were too many, by reason.", "reason"),
 		passwords:     counter("branchpoint_branch_passwords_total", "Passwords that were given at clients, by result: right, wrong, or too-early to be looked at.", "result"),
 		registrations: prometheus.NewCounter(prometheus.CounterOpts{Name: "branchpoint_branch_registrations_total", Help: "Agents that exchanged a boot secret for a token."}),
+		keys: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "branchpoint_branch_keys_state", Help: "1 for how the site's private keys are kept, 0 for the others: sealed to the TPM, plain, or locked: sealed and not to be opened.",
+		}, []string{"state"}),
 		outbox:        gauge("branchpoint_branch_outbox_messages", "Status messages that central has not acknowledged."),
 		lastContact:   gauge("branchpoint_branch_central_contact_timestamp_seconds", "When central last answered, in seconds since 1970; 0 if it has not since the start."),
 		snapshotEpoch: gauge("branchpoint_branch_snapshot_epoch", "The epoch of the snapshot in force; 0 if there is none."),
@@ -57,7 +61,7 @@ func (m *metrics) register(reg prometheus.Registerer) error {
 	if reg == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{m.runs, m.refusals, m.dropped, m.passwords, m.registrations, m.outbox, m.lastContact, m.snapshotEpoch, m.snapshotNum} {
+	for _, c := range []prometheus.Collector{m.runs, m.refusals, m.dropped, m.passwords, m.registrations, m.keys, m.outbox, m.lastContact, m.snapshotEpoch, m.snapshotNum} {
 		if err := reg.Register(c); err != nil {
 			return provisioning.Errorf(provisioning.CodeInternal, "", "register the branch's metrics: %w", err)
 		}
@@ -89,5 +93,16 @@ func (m *metrics) contact(now time.Time) { m.lastContact.Set(float64(now.Unix())
 func (b *Branch) countOutbox(ctx context.Context) {
 	if n, err := b.cfg.Store.OutboxLength(ctx); err == nil {
 		b.metrics.outbox.Set(float64(n))
+	}
+}
+
+// keptAs notes how the private keys are kept.
+func (m *metrics) keptAs(k Keys) {
+	for state, is := range map[string]bool{"locked": k.Locked != nil, "plain": k.Locked == nil && k.Plain != nil, "sealed": k == Keys{}} {
+		value := 0.0
+		if is {
+			value = 1
+		}
+		m.keys.WithLabelValues(state).Set(value)
 	}
 }

@@ -42,8 +42,11 @@ func (id *identity) withSecretsKey(ctx context.Context, s Store) (*identity, err
 	return &next, saveIdentity(ctx, s, &next)
 }
 
-// secretsKey reads the key.
+// secretsKey reads the key. It fails with CodeUnavailable while it is sealed and cannot be opened.
 func (id *identity) secretsKey() (*age.X25519Identity, error) {
+	if id.locked != nil {
+		return nil, provisioning.Errorf(provisioning.CodeUnavailable, "See the appliance's screen.", "the key of the site's secrets cannot be opened: %w", id.locked)
+	}
 	key, err := age.ParseX25519Identity(id.SecretsKey)
 	if err != nil { // which would say what it is
 		return nil, provisioning.Errorf(provisioning.CodeCorrupt, "Enrol the appliance with a blank data disk.", "the key of the site's secrets cannot be read")

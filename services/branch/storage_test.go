@@ -119,6 +119,11 @@ func TestAgentsWaitForADiskThatFails(t *testing.T) {
 branchpoint_branch_connections_dropped_total{reason="driven-out"} 0
 branchpoint_branch_connections_dropped_total{reason="too-many"} 0
 branchpoint_branch_connections_dropped_total{reason="too-many-from-address"} 0
+		# HELP branchpoint_branch_keys_state 1 for how the site's private keys are kept, 0 for the others: sealed to the TPM, plain, or locked: sealed and not to be opened.
+		# TYPE branchpoint_branch_keys_state gauge
+		branchpoint_branch_keys_state{state="locked"} 0
+		branchpoint_branch_keys_state{state="plain"} 1
+		branchpoint_branch_keys_state{state="sealed"} 0
 # HELP branchpoint_branch_outbox_messages Status messages that central has not acknowledged.
 		# TYPE branchpoint_branch_outbox_messages gauge
 		branchpoint_branch_outbox_messages 2

@@ -18,21 +18,13 @@ const reportBatch = 200
 func (b *Branch) Follow(ctx context.Context) error {
 	pause := backoff{}
 	for ctx.Err() == nil {
-		var epoch, number uint64
-		if s, _ := b.Snapshot(); s != nil {
-			epoch, number = s.Epoch, s.Number
-		}
-		b.keepUp(ctx)
-		signed, err := b.cfg.Central.Snapshot(ctx, epoch, number, pollWait)
-		if err == nil {
-			b.metrics.contact(b.cfg.Now())
-			if signed != nil {
-				err = b.apply(ctx, signed)
-			}
-		}
-		if provisioning.CodeOf(err) == provisioning.CodeUnauthorized {
-			if noted := b.unsettle(ctx); noted != nil {
-				b.cfg.Log.Error("central has refused this appliance", "error", noted)
+		err := b.reopen(ctx)
+		switch {
+		case err == nil:
+			err = b.poll(ctx)
+		case forGood(err):
+			if noted := b.unsettle(ctx, becauseLost); noted != nil {
+				b.cfg.Log.Error(becauseLost, "error", noted)
 			}
 			err = b.enrolAgain(ctx, err)
 		}
@@ -52,8 +44,31 @@ func (b *Branch) Follow(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// enrolAgain enrols the branch again where central has refused its certificate, with the token of site.yaml. It returns why
-// central has refused it, and why that did not help.
+// poll asks central once what is due, and for a newer snapshot, which is put in force.
+func (b *Branch) poll(ctx context.Context) error {
+	var epoch, number uint64
+	if s, _ := b.Snapshot(); s != nil {
+		epoch, number = s.Epoch, s.Number
+	}
+	b.keepUp(ctx)
+	signed, err := b.cfg.Central.Snapshot(ctx, epoch, number, pollWait)
+	if err == nil {
+		b.metrics.contact(b.cfg.Now())
+		if signed != nil {
+			err = b.apply(ctx, signed)
+		}
+	}
+	if provisioning.CodeOf(err) != provisioning.CodeUnauthorized {
+		return err
+	}
+	if noted := b.unsettle(ctx, becauseRefused); noted != nil {
+		b.cfg.Log.Error("central has refused this appliance", "error", noted)
+	}
+	return b.enrolAgain(ctx, err)
+}
+
+// enrolAgain enrols the branch again where central has refused its certificate, or its key is lost, with the token of site.yaml. It
+// returns what was refused where that did not help.
 func (b *Branch) enrolAgain(ctx context.Context, refused error) error {
 	if b.cfg.EnrolmentToken == "" {
 		return refused

@@ -92,7 +92,7 @@ func (b *Branch) storeIdentity(ctx context.Context, id *identity, change provisi
 	if err := b.cfg.Store.Commit(ctx, change); err != nil {
 		return fmt.Errorf("store the branch's identity: %w", err)
 	}
-	b.identity.Store(id)
+	b.become(id)
 	if change.Resend {
 		b.wakeStatus(ctx)
 	}
@@ -124,6 +124,12 @@ func (b *Branch) wakeStatus(ctx context.Context) {
 	}
 }
 
+// Why another appliance may serve the site.
+const (
+	becauseRefused = "central has refused this appliance"
+	becauseLost    = "this appliance cannot open the site's private keys"
+)
+
 // HistoryComplete reports whether the runs of before this data disk are here, too. Until then no required advertisement is
 // answered: what it would erase may have been deployed by an appliance before.
 func (b *Branch) HistoryComplete() bool { return b.state.Load().past.Complete }
@@ -150,10 +156,10 @@ func (b *Branch) fetchHistory(ctx context.Context) error {
 	return nil
 }
 
-// unsettle notes that central has refused the branch's certificate: another appliance may serve the site by now, and have
-// deployed what this one knows nothing of. So its history is missing until it has enrolled again. It is noted once for each
-// certificate after a start, so that what a person says at the console holds.
-func (b *Branch) unsettle(ctx context.Context) error {
+// unsettle notes that central has refused the branch's certificate, or that its key is lost, as why says: another appliance may serve
+// the site by now, or have done so, and have deployed what this one knows nothing of. So its history is missing until it has enrolled
+// again. It is noted once for each certificate after a start, so that what a person says at the console holds.
+func (b *Branch) unsettle(ctx context.Context, why string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	certificate := b.identity.Load().Certificate
@@ -167,7 +173,7 @@ func (b *Branch) unsettle(ctx context.Context) error {
 	next := *b.state.Load()
 	next.past.Complete = false
 	b.state.Store(&next)
-	b.cfg.Log.Warn("central has refused this appliance: another one may serve the site, so nothing that is required begins")
+	b.cfg.Log.Warn(why + ": another one may serve the site, so nothing that is required begins")
 	return nil
 }
 

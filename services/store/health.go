@@ -44,3 +44,26 @@ func (s *Store) OutboxLength(ctx context.Context) (int, error) {
 	err := s.db.QueryRowContext(ctx, `SELECT count(*) FROM outbox WHERE delivered = 0`).Scan(&n)
 	return n, s.fail("count status messages", err)
 }
+
+// Purge takes what was deleted or replaced out of the database's files: they are written anew without it, and the log is emptied. It
+// needs as much room as the database has, twice for a moment. It fails with CodeUnavailable where the database is being read.
+func (s *Store) Purge(ctx context.Context) error {
+	const doing = "write the database anew"
+	select {
+	case s.writer <- struct{}{}:
+		defer func() { <-s.writer }()
+	case <-ctx.Done():
+		return s.fail(doing, ctx.Err())
+	}
+	if _, err := s.db.ExecContext(ctx, `VACUUM`); err != nil {
+		return s.fail(doing, err)
+	}
+	var busy, frames, done int // sqlite.org/pragma.html, wal_checkpoint
+	if err := s.db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &done); err != nil {
+		return s.fail(doing, err)
+	}
+	if busy != 0 {
+		return provisioning.Errorf(provisioning.CodeUnavailable, "", "%s: %s is being read", doing, s.path)
+	}
+	return nil
+}
