@@ -17,7 +17,9 @@ import (
 
 	"branchpoint/appliance/screen"
 	"branchpoint/initramfs/events"
+	"branchpoint/initramfs/tpm"
 	"branchpoint/provisioning"
+	"branchpoint/services/branch"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -28,6 +30,7 @@ const (
 	topicSettings = "Settings"
 	topicNetwork  = "Network"
 	topicDisk     = "Data disk"
+	topicKeys     = "Site key"
 	topicCentral  = "Central"
 	topicContent  = "Content"
 	topicPXE      = "PXE"
@@ -53,6 +56,8 @@ type appliance struct {
 	events *events.Emitter
 
 	metrics *metrics
+	// sealer is this computer's TPM, for the site's private keys.
+	sealer branch.Sealer
 	// disksFree has a value while somebody takes or claims a disk.
 	disksFree chan struct{}
 
@@ -75,12 +80,12 @@ type appliance struct {
 
 // Run runs the appliance until ctx ends. It returns an error only if nothing can go on.
 func Run(ctx context.Context, o Options) error {
-	a := &appliance{Options: o, events: events.New(o.Now), disksFree: make(chan struct{}, 1), refused: map[string]string{}, metrics: newMetrics()}
+	a := &appliance{Options: o, events: events.New(o.Now), disksFree: make(chan struct{}, 1), refused: map[string]string{}, metrics: newMetrics(), sealer: tpm.New(tpm.Device)}
 	if err := allowOpenFiles(openFiles); err != nil {
 		o.Log.Warn("fewer files may be open at once than a large site needs", "err", err)
 	}
 	a.screen = screen.New("Branchpoint "+o.Version+" appliance",
-		[]string{topicMedium, topicSettings, topicNetwork, topicDisk, topicCentral, topicContent, topicPXE, topicAgents, topicMachines},
+		[]string{topicMedium, topicSettings, topicNetwork, topicDisk, topicKeys, topicCentral, topicContent, topicPXE, topicAgents, topicMachines},
 		o.Consoles, a.commands())
 	go a.screen.Serve(ctx)
 

@@ -98,6 +98,7 @@ var healthTopics = []struct{ topic, role, ok, busy, problem string }{
 	{topicSettings, "settings", "read", "being read", "site.yaml is missing, broken or empty"},
 	{topicNetwork, "network", "up", "waits for an address or a card", "an interface has no network"},
 	{topicDisk, "data-disk", "in use", "being looked at", "cannot be used"},
+	{topicKeys, "site-key", "is here", "being opened", "cannot be opened, or waits for the data disk"},
 	{topicCentral, "central", "in step", "being reached", "not in step with central"},
 	{topicContent, "content", "complete", "being copied", "cannot be copied or kept"},
 	{topicPXE, "pxe", "serves, or is off", "waits for an interface", "does not serve"},

@@ -101,6 +101,7 @@ func (a *appliance) runSite(ctx context.Context, settings provisioning.Appliance
 	br, err = branch.New(ctx, branch.Config{
 		Site: settings.Site, CentralCA: settings.Central.CASHA256, EnrolmentToken: settings.Central.EnrolmentToken, Store: db, Central: centralSide{s.central}, Installed: s.isInstalled,
 		Writable: a.writable, Own: a.hardware, Contact: s.contacted, AgentPort: agentPort, Log: a.Log, Now: a.Now, Rand: rand.Reader, Metrics: registry,
+		Sealer: a.sealer, Keys: func(k branch.Keys) { a.showKeys(settings, k) },
 	})
 	if err != nil {
 		return err

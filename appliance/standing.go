@@ -99,7 +99,7 @@ func (a *appliance) refuseDataDisk(m *mountedDisk, err error) {
 func (a *appliance) standStill() {
 	for topic, text := range map[string]string{
 		topicCentral: "waits for the data disk", topicContent: "waits for the data disk",
-		topicPXE: "silent: there is no data disk to note runs on", topicAgents: "are told to wait for the data disk",
+		topicKeys: "waits for the data disk", topicPXE: "silent: there is no data disk to note runs on", topicAgents: "are told to wait for the data disk",
 	} {
 		a.screen.Set(topic, screen.Item{State: screen.Problem, Text: text, Next: "See the data disk above."})
 	}
