@@ -58,6 +58,7 @@ var scenarios = []scenario{
 	{"pxe-available", false, 300, available},
 	{"pxe-password", false, 300, password},
 	{"pxe-password-ten", false, 990, passwordTen},
+	{"sealed-site-key", false, 200, sealedSiteKey},
 	{"pxe-replaced-appliance", false, 270, replacedAppliance},
 	{"two-sites", false, 250, twoSites},
 }

@@ -300,6 +300,17 @@ func (m *Machine) startTPM(ctx context.Context) error {
 	}
 }
 
+// ReplaceTPM gives a machine that is off another TPM, which has nothing in it.
+func (m *Machine) ReplaceTPM() {
+	m.lab.t.Helper()
+	if m.Running() {
+		m.lab.t.Fatalf("machine %s is on", m.config.Name)
+	}
+	if err := os.RemoveAll(filepath.Join(m.dir, "tpm")); err != nil {
+		m.lab.t.Fatal(err)
+	}
+}
+
 func (m *Machine) qemuSaid() string {
 	b, err := os.ReadFile(filepath.Join(m.dir, "qemu.log"))
 	if err != nil {
