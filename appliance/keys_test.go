@@ -40,7 +40,9 @@ func TestKeysItem(t *testing.T) {
 		"none":    {branch.Keys{Plain: coded(provisioning.CodeNotFound)}, screen.OK, []string{"not protected by a TPM", "whoever takes the data disk has it"}, nil},
 		"failing": {branch.Keys{Plain: coded(provisioning.CodeUnavailable)}, screen.OK, []string{"not protected by a TPM", "the reason"}, []string{"firmware"}},
 		"lost": {
-			branch.Keys{Locked: coded(provisioning.CodeForbidden)}, screen.Problem, []string{"cannot be opened: the reason", "goes on"},
+			branch.Keys{Locked: coded(provisioning.CodeForbidden)},
+			screen.Problem,
+			[]string{"cannot be opened: the reason", "goes on"},
 			[]string{"Put the data disk back", "branchpoint enrol-token create --site LON --central c:8443 -o site.yaml"},
 		},
 		"busy": {branch.Keys{Locked: coded(provisioning.CodeUnavailable)}, screen.Problem, []string{"at the moment: the reason", "tried again"}, []string{"Do this.", "enrol-token"}},
