@@ -43,7 +43,7 @@ func TestSealAndUnseal(t *testing.T) {
 	c := tpmtest.Start(t)
 	b := sealed(t, c)
 	for range 8 { // nothing stays loaded: a chip has room for three objects
-		got, err := on(c).Unseal(t.Context(), b)
+		got, err := on(c).Unseal(t.Context(), sealed(t, c))
 		if err != nil || !bytes.Equal(got, secret) {
 			t.Fatalf("unsealed %q, %v", got, err)
 		}

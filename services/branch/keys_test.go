@@ -211,6 +211,9 @@ func TestLostTPM(t *testing.T) {
 			if !forGood(kept.Locked) || len(s.identity.Load().privateKeys()) != 0 || s.Recipient() != "" {
 				t.Fatalf("kept as %+v", *kept)
 			}
+			if s.HistoryComplete() {
+				t.Error("at its start it takes its history for complete")
+			}
 			_, err := s.ClientCertificate()
 			wantCode(t, err, provisioning.CodeUnavailable)
 			s.central.refused = true // nobody asks it
@@ -286,11 +289,14 @@ func TestTPMFailsForAWhile(t *testing.T) {
 	tpm.err = provisioning.Errorf(provisioning.CodeUnavailable, "", "busy")
 	s, kept := on(t, s.central, path, tpm)
 	s.cfg.EnrolmentToken = "good"
+	wantCode(t, s.Enrol(t.Context(), "good"), provisioning.CodeUnavailable)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var told []error
 	s.cfg.Contact = func(err error) {
-		told = append(told, err)
+		if told = append(told, err); !s.HistoryComplete() {
+			t.Error("what is required is held back")
+		}
 		tpm.err = nil
 	}
 	done := make(chan struct{})
