@@ -42,7 +42,7 @@ type AuditEntry struct {
 	// Action is what was done, one word such as apply, or a few.
 	Action string `json:"action"`
 	// Kind and Name say to what: a document, or an account, an API token, an enrolment token, a site's certificate, the
-	// root key.
+	// root key, the console of a site's appliance.
 	Kind string `json:"kind"`
 	Name string `json:"name"`
 	// Site is the site that it concerns, where it is one.

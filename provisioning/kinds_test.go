@@ -18,6 +18,7 @@ spec:
   boundaries: [10.7.0.0/16, "2001:DB8:7::/48"]
   admins: ["Jo Miller, +44 20 7946 0000"]
   approveEnrolment: true
+  console: {shell: true}
   texts: {organization: Example, welcome: Good morning, help: Ring 4711}
   pxe:
     mode: proxy

@@ -22,6 +22,8 @@ type SiteSpec struct {
 	ApproveEnrolment bool `yaml:"approveEnrolment,omitempty" json:"approveEnrolment,omitempty"`
 	// Texts are what the people at clients are shown.
 	Texts *SiteTexts `yaml:"texts,omitempty" json:"texts,omitempty"`
+	// Console is what the appliance's own consoles, screen and serial line, allow whoever stands there.
+	Console *ConsoleSettings `yaml:"console,omitempty" json:"console,omitempty"`
 	// PXE is the PXE service point; nil turns it off.
 	PXE *PXERole `yaml:"pxe,omitempty" json:"pxe,omitempty"`
 	// DistributionPoint is the distribution point; nil turns it off.
@@ -32,9 +34,19 @@ type SiteSpec struct {
 	Media *MediaRole `yaml:"media,omitempty" json:"media,omitempty"`
 }
 
-// SiteTexts are what the people at clients are shown, one line of at most 200 characters each.
+// ConsoleSettings are what the appliance's own consoles allow. Nobody has to say there who they are.
+type ConsoleSettings struct {
+	// Shell allows the command shell, with which a person at the console can do and read everything on the appliance, its keys
+	// and the content of its data disk included.
+	Shell bool `yaml:"shell,omitempty" json:"shell,omitempty"`
+}
+
+// ShellAllowed reports whether the appliance's consoles give a shell.
+func (s *SiteSpec) ShellAllowed() bool { return s != nil && s.Console != nil && s.Console.Shell }
+
+// SiteTexts are what the people at clients are shown, one line of at most 200 characters each. They are no secret.
 type SiteTexts struct {
-	// Organization is the organisation's name, at the head of every client's screen.
+	// Organization is the organisation's name, at the head of every client's screen and of the appliance's own.
 	Organization string `yaml:"organization,omitempty" json:"organization,omitempty"`
 	// Welcome stands below it, before anything is chosen.
 	Welcome string `yaml:"welcome,omitempty" json:"welcome,omitempty"`

@@ -17,6 +17,8 @@ const (
 	ReportPasswordRefused ReportKind = "password-refused"
 	// ReportWipeCap: a machine waits, as more deployments that erase disks would begin than the site's wipe cap lets.
 	ReportWipeCap ReportKind = "wipe-cap"
+	// ReportConsoleShell: a shell was opened at a console of the appliance, or has ended; Text says which. Who it was is not known.
+	ReportConsoleShell ReportKind = "console-shell"
 )
 
 // SiteReport is one thing that a branch tells central beside what happens in runs. It is kept at the branch until central
@@ -93,6 +95,10 @@ func (r *SiteReport) Validate() error {
 	case ReportConflict:
 		return r.validConflict(invalid)
 	case ReportPasswordRefused, ReportWipeCap:
+	case ReportConsoleShell:
+		if r.Text == "" || r.Computer != "" || r.Machine != (Machine{}) || r.Inventory != nil {
+			return invalid("it says nothing of a console, or more than that")
+		}
 	default:
 		return invalid("the kind is not known")
 	}

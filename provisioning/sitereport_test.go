@@ -13,6 +13,8 @@ func goodReport(kind ReportKind) SiteReport {
 	switch kind {
 	case ReportDiscovered:
 		r.Discovered = &Computer{Name: "pc-1", Spec: ComputerSpec{Site: "LON", MACAddresses: []MAC{m.MAC}, SMBIOSGUID: m.GUID}}
+	case ReportConsoleShell:
+		r.Machine, r.Text = Machine{}, "a shell was opened on tty1"
 	case ReportInventory:
 		r.Computer, r.Inventory = "pc-1", &Inventory{Serial: "S1"}
 	case ReportConflict:
@@ -22,7 +24,7 @@ func goodReport(kind ReportKind) SiteReport {
 }
 
 func TestSiteReports(t *testing.T) {
-	kinds := []ReportKind{ReportDiscovered, ReportInventory, ReportConflict, ReportPasswordRefused, ReportWipeCap}
+	kinds := []ReportKind{ReportDiscovered, ReportInventory, ReportConflict, ReportPasswordRefused, ReportWipeCap, ReportConsoleShell}
 	for _, k := range kinds {
 		if r := goodReport(k); r.Validate() != nil {
 			t.Errorf("%s: %v", k, r.Validate())
@@ -48,6 +50,9 @@ func TestSiteReports(t *testing.T) {
 		"text":                  {ReportWipeCap, func(r *SiteReport) { r.Text = strings.Repeat("x", maxReportText+1) }},
 		"machine":               {ReportWipeCap, func(r *SiteReport) { r.Machine.MAC = "52-54-00-12-34-56" }},
 		"guid":                  {ReportWipeCap, func(r *SiteReport) { r.Machine.GUID = "x" }},
+		"shell without text":    {ReportConsoleShell, func(r *SiteReport) { r.Text = "" }},
+		"shell of a computer":   {ReportConsoleShell, func(r *SiteReport) { r.Computer = "pc-1" }},
+		"shell of a machine":    {ReportConsoleShell, func(r *SiteReport) { r.Machine = Machine{MAC: "52:54:00:12:34:56"} }},
 		"kind":                  {ReportWipeCap, func(r *SiteReport) { r.Kind = "other" }},
 		"no inventory":          {ReportInventory, func(r *SiteReport) { r.Inventory = nil }},
 		"whose inventory":       {ReportInventory, func(r *SiteReport) { r.Computer = "" }},
