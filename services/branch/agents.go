@@ -41,6 +41,7 @@ func (b *Branch) BootConfig(_ context.Context, m provisioning.Machine, d policy.
 		Server:            "https://" + net.JoinHostPort(server.String(), strconv.Itoa(b.cfg.AgentPort)),
 		CertificateSHA256: sum,
 		Secret:            secret,
+		Texts:             b.Texts(),
 	})
 }
 

@@ -281,6 +281,15 @@ func (b *Branch) Snapshot() (*provisioning.Snapshot, <-chan struct{}) {
 	return b.state.Load().snapshot, b.changed
 }
 
+// Texts are what the site shows now to the people at its clients, by the snapshot in force. It waits for nobody.
+func (b *Branch) Texts() provisioning.ShownTexts {
+	s := b.state.Load().snapshot
+	if s == nil {
+		return provisioning.ShownTexts{}
+	}
+	return s.Site.Spec.Shown()
+}
+
 // apply puts a snapshot in force if it is for this site and newer than the one that is, and obeys its orders.
 func (b *Branch) apply(ctx context.Context, signed *provisioning.SignedSnapshot) error {
 	s, trusting, err := b.openSnapshot(ctx, signed)

@@ -87,6 +87,53 @@ func report(t *testing.T, a *client.Client, as *provisioning.Assignment, code in
 	}
 }
 
+// TestTextsOfTheSite: a boot is given the texts of the snapshot in force.
+func TestTextsOfTheSite(t *testing.T) {
+	s := enrolled(t)
+	if got := s.boot(t).Texts; got.Organization != "" {
+		t.Errorf("got %+v", got)
+	}
+	err := s.apply(t.Context(), s.central.sign(t, func(n *provisioning.Snapshot) {
+		n.Number = 2
+		n.Site.Spec.Admins = []string{"Jo"}
+		n.Site.Spec.Texts = &provisioning.SiteTexts{Organization: "St Mary's", Welcome: "Hands off.", Help: "Ring 4711."}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.boot(t).Texts; got.Organization != "St Mary's" || got.Welcome != "Hands off." || got.Help != "Ring 4711." || len(got.Admins) != 1 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// TestConsoleIsTold: what was done at a console reaches central.
+func TestConsoleIsTold(t *testing.T) {
+	s := enrolled(t)
+	s.NoteConsole("a shell was opened at tty1")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { _ = s.Watch(ctx, func() {}); close(ended) }()
+	defer func() { cancel(); <-ended }()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		reports, err := s.cfg.Store.UndeliveredReports(t.Context(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range reports {
+			if r.Kind != provisioning.ReportConsoleShell {
+				continue
+			}
+			if r.Text != "a shell was opened at tty1" || r.Validate() != nil {
+				t.Errorf("%+v: %v", r, r.Validate())
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("central is not told")
+		}
+	}
+}
+
 func newTestID(t *testing.T) string {
 	t.Helper()
 	id, err := newID(rand.Reader)

@@ -100,6 +100,24 @@ func (n *notices) note(site string, m provisioning.Machine, d *policy.Decision, 
 	}
 }
 
+// NoteConsole lets central know of what was done at a console of the appliance. It waits for nothing: Watch stores it, as soon
+// as that can be.
+func (b *Branch) NoteConsole(text string) {
+	b.notices.say(provisioning.SiteReport{
+		Site: b.cfg.Site, Kind: provisioning.ReportConsoleShell, At: b.cfg.Now().UTC(), Text: clipText(text),
+	})
+}
+
+// say keeps a report for Watch, where there is room.
+func (n *notices) say(r provisioning.SiteReport) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.unsaid) < maxUnsaid {
+		n.unsaid = append(n.unsaid, r)
+	}
+	n.wake()
+}
+
 func noticeKey(kind provisioning.ReportKind, m provisioning.Machine) string {
 	return string(kind) + " " + string(m.MAC) + " " + string(m.GUID)
 }

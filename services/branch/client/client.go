@@ -48,6 +48,8 @@ type Boot struct {
 	CertificateSHA256 provisioning.SHA256 `json:"certificateSHA256"`
 	// Secret is exchanged, once, for a token. It lives for minutes.
 	Secret string `json:"secret"`
+	// Texts are what the site shows to the people at its clients.
+	Texts provisioning.ShownTexts `json:"texts,omitzero"`
 }
 
 // Facts are what an agent tells of its machine when it registers.
