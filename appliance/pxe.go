@@ -27,7 +27,8 @@ type otherServer struct {
 // waits for: one that is left out there is noticed again.
 func (s *site) pxeDeps(others chan<- otherServer) pxe.Deps {
 	return pxe.Deps{
-		Policy: s.branch, Known: s.branch.Known, Boots: s.branch, Waker: s.branch, Files: os.DirFS(bootDir), Leases: s.db.Leases(),
+		Policy: s.branch, Known: s.branch.Known, Boots: s.branch, Texts: s.branch.Texts, Waker: s.branch,
+		Files: os.DirFS(bootDir), Leases: s.db.Leases(),
 		Log: s.Log, Now: s.Now, Rand: rand.Reader, Metrics: s.metrics,
 		OtherServer: func(iface string, addr netip.Addr) {
 			select {

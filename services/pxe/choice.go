@@ -132,7 +132,7 @@ func (h *handler) menu(x exchange, client netip.Addr, d policy.Decision, l loade
 	}
 	next, entries := menuOf(nonce, l.extension, choices)
 	h.bootLine(client, "configuration: menu", "mac", x.machine.MAC, "client", client, "computer", d.Computer, "choices", o.choices)
-	return l.menu(h.server(), h.cfg.Ports.HTTP, next, entries), nil
+	return l.menu(menuPage{h.server(), h.cfg.Ports.HTTP, next, entries, h.deps.Texts()}), nil
 }
 
 // errNotChosen is why an entry of a menu leads nowhere.

@@ -89,6 +89,8 @@ type Deps struct {
 		// Boundaries are the subnets of the site, of either version of IP.
 		Boundaries() []netip.Prefix
 	}
+	// Texts are what the site shows to the people at clients now; nil is nothing. It must be cheap.
+	Texts func() provisioning.ShownTexts
 	// Files holds the boot files by the names of the File constants; they can be read from any offset, as those of
 	// os.DirFS can.
 	Files fs.FS

@@ -92,7 +92,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if grubFirstPaths[p] {
 		h.metrics.answer(serviceHTTP, "grub-first")
-		h.text(w, r, grubFirst(h.server(), h.cfg.Ports.HTTP))
+		h.text(w, r, grubFirst(h.server(), h.cfg.Ports.HTTP, h.deps.Texts()))
 		return
 	}
 	if mac, ok := macOfGRUBPath(p); ok {
@@ -174,10 +174,6 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request, name string) {
 	http.Error(w, "the boot file cannot be read; the appliance's log says why", http.StatusInternalServerError)
 }
 
-// bootText writes the configuration for one boot of one machine: the server's address and port, the layers' names, the
-// path of this boot's own layer, and the card the machine boots from.
-type bootText func(server netip.Addr, httpPort int, layers []string, secret string, mac provisioning.MAC) string
-
 // config answers with the configuration of one boot where the machine asked by DHCP a short while ago, was to be answered
 // then and is to be answered now: with a boot, or with a menu. Else with the one that goes on to the next boot device.
 func (h *handler) config(w http.ResponseWriter, r *http.Request, mac provisioning.MAC, l loader) {
@@ -253,7 +249,7 @@ func (h *handler) boot(ctx context.Context, m provisioning.Machine, client netip
 		return "", err
 	}
 	h.bootLine(client, "configuration: boot", append(h.told(m, client, d), "computer", d.Computer, "sequence", d.TaskSequence)...)
-	return l.boot(h.server(), h.cfg.Ports.HTTP, layers, "/boot/secret/"+nonce+".cpio", m.MAC), nil
+	return l.boot(bootPage{h.server(), h.cfg.Ports.HTTP, layers, "/boot/secret/" + nonce + ".cpio", m.MAC, h.deps.Texts()}), nil
 }
 
 // asker is an address that asks in the name of a machine, which nothing speaks against.

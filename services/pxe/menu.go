@@ -21,29 +21,43 @@ const failurePause = 10
 // grubFirst is the grub.cfg that GRUB reads by TFTP, or by HTTP after HTTP Boot: Debian's signed network GRUB reads only
 // that one name, so it says where the machine's own configuration is. Where net_default_mac is not set, GRUB knows the
 // first card alone.
-func grubFirst(server netip.Addr, httpPort int) string {
+func grubFirst(server netip.Addr, httpPort int, texts provisioning.ShownTexts) string {
 	return fmt.Sprintf(`# The first file that GRUB reads; the machine's own configuration is made when it is asked for.
 set timeout=0
 set mac=${net_default_mac}
 if [ -z "$mac" ] ; then set mac=${net_efinet0_mac} ; fi
 if [ -z "$mac" ] ; then set mac=${net_efinet0_dhcp_mac} ; fi
 configfile (http,%s)/boot/grub/${mac}.cfg
-%s`, hostPort(server, httpPort), grubFailure("the configuration of this machine could not be loaded"))
+%s`, hostPort(server, httpPort), grubFailure("the configuration of this machine could not be loaded", texts))
 }
 
-// grubBoot is the configuration for one boot of one machine. secret is the path of this boot's own layer.
-func grubBoot(server netip.Addr, httpPort int, layers []string, secret string, mac provisioning.MAC) string {
-	root := "(http," + hostPort(server, httpPort) + ")"
+// bootPage is what the configuration for one boot of one machine is made of.
+type bootPage struct {
+	// server and httpPort are where everything is loaded from.
+	server   netip.Addr
+	httpPort int
+	// layers are the names of the RAM file systems, and secret is the path of this boot's own.
+	layers []string
+	secret string
+	// mac is the card that the machine boots from.
+	mac provisioning.MAC
+	// texts are the site's.
+	texts provisioning.ShownTexts
+}
+
+// grubBoot is the configuration for one boot of one machine.
+func grubBoot(p bootPage) string {
+	root := "(http," + hostPort(p.server, p.httpPort) + ")"
 	var b strings.Builder
 	fmt.Fprintf(&b, `set timeout=0
-echo "Branchpoint: loading from %s ..."
+%secho "Branchpoint: loading from %s ..."
 if linux %s/boot/files/%s %s ; then
-  if initrd`, server, root, FileKernel, kernelArguments(mac))
-	for _, l := range layers {
+  if initrd`, grubEcho(firmwareHead(p.texts)), p.server, root, FileKernel, kernelArguments(p.mac))
+	for _, l := range p.layers {
 		fmt.Fprintf(&b, " %s/boot/files/%s", root, l)
 	}
-	fmt.Fprintf(&b, " %s%s ; then\n    boot\n  fi\nfi\n", root, secret)
-	b.WriteString(grubFailure("the boot image could not be loaded"))
+	fmt.Fprintf(&b, " %s%s ; then\n    boot\n  fi\nfi\n", root, p.secret)
+	b.WriteString(grubFailure("the boot image could not be loaded", p.texts))
 	return b.String()
 }
 
@@ -53,12 +67,12 @@ if linux %s/boot/files/%s %s ; then
 // "exit" would not lead to the next boot device: Debian's signed GRUB 2.12 ignores its argument and returns success, on
 // which OVMF shows its set-up screen (measured). Loading the disk's boot manager from here would change what the TPM
 // measures, and make BitLocker ask for its recovery key.
-func grubFailure(what string) string {
+func grubFailure(what string, texts provisioning.ShownTexts) string {
 	return fmt.Sprintf(`echo "Branchpoint: %s."
-echo "This computer restarts in %d seconds."
+%secho "This computer restarts in %d seconds."
 sleep %d
 reboot
-`, what, failurePause, failurePause)
+`, what, grubEcho(firmwareContacts(texts)), failurePause, failurePause)
 }
 
 // grubNothing is the configuration for a machine that gets nothing (any more): started anew, it gets no offer and boots
@@ -69,26 +83,26 @@ reboot
 `
 
 // ipxeBoot is the script for one boot of one machine.
-func ipxeBoot(server netip.Addr, httpPort int, layers []string, secret string, mac provisioning.MAC) string {
-	root := "http://" + hostPort(server, httpPort)
+func ipxeBoot(p bootPage) string {
+	root := "http://" + hostPort(p.server, p.httpPort)
 	var b strings.Builder
 	fmt.Fprintf(&b, `#!ipxe
 imgfree
-echo Branchpoint: loading from %s ...
+%secho Branchpoint: loading from %s ...
 kernel --name %s %s/boot/files/%s %s || goto failed
-`, server, FileKernel, root, FileKernel, kernelArguments(mac))
-	for _, l := range layers {
+`, ipxeEcho(firmwareHead(p.texts)), p.server, FileKernel, root, FileKernel, kernelArguments(p.mac))
+	for _, l := range p.layers {
 		fmt.Fprintf(&b, "initrd --name %s %s/boot/files/%s || goto failed\n", l, root, l)
 	}
 	fmt.Fprintf(&b, `initrd --name boot.cpio %s%s || goto failed
 boot || goto failed
 :failed
 echo Branchpoint: the boot image could not be loaded.
-echo The next boot device is tried in %d seconds.
+%secho The next boot device is tried in %d seconds.
 imgfree
 sleep %d
 exit 1
-`, root, secret, failurePause, failurePause)
+`, root, p.secret, ipxeEcho(firmwareContacts(p.texts)), failurePause, failurePause)
 	return b.String()
 }
 
@@ -103,8 +117,8 @@ type loader struct {
 	// extension is how the names of its configurations end.
 	extension string
 	// boot makes the configuration of a boot, menu that of a choice.
-	boot bootText
-	menu func(server netip.Addr, httpPort int, next menuEntry, entries []menuEntry) string
+	boot func(bootPage) string
+	menu func(menuPage) string
 	// next is the configuration that goes on to the next boot device, and restarts says that it starts the machine anew
 	// for that. nothing is the one for a machine that gets nothing (any more).
 	next, nothing string
@@ -117,20 +131,47 @@ var (
 	loadersOfMenus = []loader{loaderGRUB, loaderIPXE}
 )
 
-// grubMenu lets the person at the machine choose. Whatever fails leads to a new start.
-func grubMenu(server netip.Addr, httpPort int, next menuEntry, entries []menuEntry) string {
+// menuPage is what a menu is made of.
+type menuPage struct {
+	// server and httpPort are where the entries lead to.
+	server   netip.Addr
+	httpPort int
+	// next goes on to the next boot device, and entries are the choices.
+	next    menuEntry
+	entries []menuEntry
+	// texts are the site's.
+	texts provisioning.ShownTexts
+}
+
+// aboutPause is how many seconds the texts of a site stand on the screen that are asked for at a GRUB menu.
+const aboutPause = 60
+
+// grubMenu lets the person at the machine choose. Whatever fails leads to a new start. GRUB's menu has no room for a text but
+// its entries: those of the site's head stand above the others, and show whom to turn to.
+func grubMenu(p menuPage) string {
+	head, contacts := firmwareHead(p.texts), firmwareContacts(p.texts)
+	if len(head) == 0 && len(contacts) > 0 {
+		head = []string{"Help"}
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `set timeout=%d
 set timeout_style=menu
-set default=0
-`, menuSeconds)
-	for i, e := range append([]menuEntry{next}, entries...) {
+set default=%d
+`, menuSeconds, len(head))
+	for _, line := range head {
+		fmt.Fprintf(&b, "menuentry \"%s\" {\n", line)
+		for said := range strings.Lines(grubEcho(firmwareHead(p.texts)) + grubEcho(contacts)) {
+			b.WriteString("  " + said)
+		}
+		fmt.Fprintf(&b, "  echo \"Esc leads back to the menu.\"\n  sleep --interruptible %d\n}\n", aboutPause)
+	}
+	for i, e := range append([]menuEntry{p.next}, p.entries...) {
 		hotkey := ""
 		if i > 0 && i < 10 {
 			hotkey = fmt.Sprintf(" --hotkey=%d", i)
 		}
-		fmt.Fprintf(&b, "menuentry \"%s\"%s {\n  configfile (http,%s)%s\n", e.Title, hotkey, hostPort(server, httpPort), e.Path)
-		for line := range strings.Lines(grubFailure("the configuration of this choice could not be loaded")) {
+		fmt.Fprintf(&b, "menuentry \"%s\"%s {\n  configfile (http,%s)%s\n", e.Title, hotkey, hostPort(p.server, p.httpPort), e.Path)
+		for line := range strings.Lines(grubFailure("the configuration of this choice could not be loaded", p.texts)) {
 			b.WriteString("  " + line)
 		}
 		b.WriteString("}\n")
@@ -145,23 +186,24 @@ reboot
 `
 
 // ipxeMenu lets the person at the machine choose. Whatever fails leads to the next boot device.
-func ipxeMenu(server netip.Addr, httpPort int, next menuEntry, entries []menuEntry) string {
-	root := "http://" + hostPort(server, httpPort)
+func ipxeMenu(p menuPage) string {
+	root := "http://" + hostPort(p.server, p.httpPort)
 	var b strings.Builder
-	fmt.Fprintf(&b, "#!ipxe\nimgfree\nmenu Branchpoint\nitem --key n next %s\n", next.Title)
-	for i, e := range entries {
+	fmt.Fprintf(&b, "#!ipxe\nimgfree\nmenu Branchpoint\n%sitem --key n next %s\n", ipxeGaps(firmwareHead(p.texts)), p.next.Title)
+	for i, e := range p.entries {
 		key := ""
 		if i < 9 {
 			key = fmt.Sprintf("--key %d ", i+1)
 		}
 		fmt.Fprintf(&b, "item %schoice%d %s\n", key, i+1, e.Title)
 	}
+	b.WriteString(ipxeGaps(firmwareContacts(p.texts)))
 	fmt.Fprintf(&b, "choose --default next --timeout %d chosen || goto next\ngoto ${chosen} || goto next\n", menuSeconds*1000)
-	for i, e := range entries {
+	for i, e := range p.entries {
 		fmt.Fprintf(&b, ":choice%d\nchain %s%s ||\nexit 1\n", i+1, root, e.Path)
 	}
 	// The branch is told, but it need not hear it.
-	fmt.Fprintf(&b, ":next\nchain --timeout 3000 %s%s ||\nexit 1\n", root, next.Path)
+	fmt.Fprintf(&b, ":next\nchain --timeout 3000 %s%s ||\nexit 1\n", root, p.next.Path)
 	return b.String()
 }
 

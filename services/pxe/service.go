@@ -85,6 +85,9 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if deps.Rand == nil {
 		deps.Rand = defaultRandom
 	}
+	if deps.Texts == nil {
+		deps.Texts = func() provisioning.ShownTexts { return provisioning.ShownTexts{} }
+	}
 	if len(cfg.Interfaces) == 0 {
 		return nil, invalid("there is no network interface to serve clients on")
 	}

@@ -195,7 +195,7 @@ func (t *tftpServer) content(name string, ascii bool) (content, error) {
 
 func (t *tftpServer) octets(name string) (content, error) {
 	if name == grubFirstFile {
-		r := strings.NewReader(grubFirst(t.iface.Prefix.Addr(), t.cfg.Ports.HTTP))
+		r := strings.NewReader(grubFirst(t.iface.Prefix.Addr(), t.cfg.Ports.HTTP, t.deps.Texts()))
 		return content{r, io.NopCloser(nil), r.Size()}, nil
 	}
 	f, err := t.deps.Files.Open(name)
