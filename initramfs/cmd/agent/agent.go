@@ -61,6 +61,8 @@ type Agent struct {
 const (
 	firstRetry = 2 * time.Second
 	lastRetry  = 30 * time.Second
+	// helpAfter is after how many failures in a row, beside the first, the screen says once who can help.
+	helpAfter = 3
 	// clockTolerance is how far the computer's clock may be off the branch's.
 	clockTolerance = time.Minute
 	// progressEvery is how often progress is emitted as an event.
@@ -78,6 +80,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return a.stop(ctx, "boot-configuration", err)
 	}
+	a.Screen.Greet(boot.Texts)
 	nic, err := a.network(ctx)
 	if err != nil {
 		return err
@@ -130,6 +133,9 @@ func (a *Agent) retry(ctx context.Context, doing string, final func(error) bool,
 		}
 		a.Log.Warn("trying again", "doing", doing, "seconds", wait.Seconds(), "error", err)
 		a.Screen.Trouble(doing, err)
+		if try == helpAfter {
+			a.Screen.Help()
+		}
 		if err := a.Wait(ctx, wait); err != nil {
 			return err
 		}

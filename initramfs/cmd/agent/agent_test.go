@@ -291,6 +291,33 @@ func TestAgentRunsAndRestarts(t *testing.T) {
 	}
 }
 
+// TestAgentShowsTheSite: what the site says stands on the screen from the first moment, with the run and at its end; whom to turn
+// to, where something goes on failing.
+func TestAgentShowsTheSite(t *testing.T) {
+	b := newBench(t, bootImage("true"), restartStep)
+	b.agent.ReadBoot = func() (client.Boot, error) {
+		return client.Boot{Texts: provisioning.ShownTexts{Organization: "St Mary's", Welcome: "Hands off.", Help: "Ring 4711.", Admins: []string{"Jo"}}}, nil
+	}
+	b.network = func(try int, _ provisioning.MAC) (Interface, error) {
+		if try < 8 {
+			return Interface{}, errors.New("no cable")
+		}
+		return Interface{Name: "eth0", Address: "192.0.2.9/24"}, nil
+	}
+	if err := b.run(t, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	screen := b.screen.String()
+	if !strings.HasPrefix(screen, "Branchpoint\r\nSt Mary's\r\nHands off.\r\n") {
+		t.Errorf("the screen begins with\n%.200s", screen)
+	}
+	for want, times := range map[string]int{"Hands off.": 1, "Who can help:   Ring 4711.\r\n": 1, "Contact: Jo": 1, "St Mary's\r\nComputer pc-1": 1, "St Mary's\r\nThis computer restarts.": 1} {
+		if n := strings.Count(screen, want); n != times {
+			t.Errorf("%q stands there %d times, want %d:\n%s", want, n, times, screen)
+		}
+	}
+}
+
 func TestAgentStopsAndWaits(t *testing.T) {
 	no := func(c provisioning.Code, text string) error { return provisioning.Errorf(c, "", "%s", text) }
 	for name, c := range map[string]struct {

@@ -35,6 +35,7 @@ type Screen struct {
 	consoles []*console
 
 	mu       sync.Mutex
+	texts    provisioning.ShownTexts
 	meter    Meter
 	started  time.Time // the step
 	text     string    // the progress's, when it was last shown
@@ -140,6 +141,45 @@ func (s *Screen) Say(text string) {
 	s.put(text)
 }
 
+// screenWidth is how wide texts are shown, in characters: one less than the screens that every firmware has.
+const screenWidth = 79
+
+// Greet shows the site's organisation and welcome, and keeps its texts for the end.
+func (s *Screen) Greet(t provisioning.ShownTexts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.texts = t
+	if head := t.Head(screenWidth); len(head) > 0 {
+		s.put(strings.Join(head, "\n"))
+	}
+}
+
+// Help shows whom to turn to, where the site says so.
+func (s *Screen) Help() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if help := renderHelp(s.texts); help != "" {
+		s.put(help)
+	}
+}
+
+// renderHelp says whom to turn to, "" where the site does not.
+func renderHelp(texts provisioning.ShownTexts) string {
+	var b strings.Builder
+	label := "Who can help:   "
+	for _, l := range texts.Contacts(screenWidth - len(label)) {
+		b.WriteString(label + l + "\n")
+		label = strings.Repeat(" ", len(label))
+	}
+	return b.String()
+}
+
+// organization is the name of the site's organisation as lines of their own, "" where there is none. The caller holds mu.
+func (s *Screen) organization() string {
+	name := s.texts.Organization
+	return strings.Join(append(provisioning.WrapLine(name, screenWidth), ""), "\n")
+}
+
 // Trouble says what does not work and is tried again.
 func (s *Screen) Trouble(doing string, err error) {
 	s.mu.Lock()
@@ -225,21 +265,32 @@ func renderCards(c network.Cards) string {
 func (s *Screen) Fail(headline string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.put(renderFailure(headline, err))
+	s.put(renderFailure(headline, err, s.texts))
 }
 
 // renderFailure is the error screen.
-func renderFailure(headline string, err error) string {
+func renderFailure(headline string, err error, texts provisioning.ShownTexts) string {
 	next := provisioning.NextOf(err)
 	if next == "" {
 		next = "Tell your administrator what is shown here. The log is in /run/branchpoint/agent.log."
 	}
 	bar := strings.Repeat("=", 72)
-	return fmt.Sprintf("\n%s\n%s\n\nWhat happened:  %v\nWhat to do:     %s\n%s\n", bar, headline, err, next, bar)
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s\n", bar)
+	for _, l := range provisioning.WrapLine(texts.Organization, screenWidth) {
+		b.WriteString(l + "\n")
+	}
+	fmt.Fprintf(&b, "%s\n\nWhat happened:  %v\nWhat to do:     %s\n", headline, err, next)
+	b.WriteString(renderHelp(texts) + bar + "\n")
+	return b.String()
 }
 
 // Done shows the end.
-func (s *Screen) Done(text string) { s.Say("\n" + text + "\n") }
+func (s *Screen) Done(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put("\n" + s.organization() + text + "\n")
+}
 
 // Show shows an event of the run.
 func (s *Screen) Show(e sequence.Event, a *provisioning.Assignment) {
@@ -248,7 +299,7 @@ func (s *Screen) Show(e sequence.Event, a *provisioning.Assignment) {
 	now := s.now()
 	switch e.Kind {
 	case sequence.EventSequenceStarted:
-		s.put(fmt.Sprintf("Computer %s, task sequence %s, %d steps", a.Computer.Name, e.Title, e.Steps))
+		s.put(s.organization() + fmt.Sprintf("Computer %s, task sequence %s, %d steps", a.Computer.Name, e.Title, e.Steps))
 		if a.Run.Spent {
 			s.put("This task sequence was interrupted and starts again.")
 		}

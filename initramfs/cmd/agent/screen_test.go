@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"branchpoint/provisioning"
@@ -56,13 +57,55 @@ func TestRenderProgress(t *testing.T) {
 }
 
 func TestRenderFailure(t *testing.T) {
-	got := renderFailure("It failed.", provisioning.Errorf(provisioning.CodeInvalid, "Do that.", "because"))
+	got := renderFailure("It failed.", provisioning.Errorf(provisioning.CodeInvalid, "Do that.", "because"), provisioning.ShownTexts{})
 	if !strings.Contains(got, "What happened:  because\n") || !strings.Contains(got, "What to do:     Do that.\n") {
 		t.Error(got)
 	}
-	if got := renderFailure("x", strings.NewReader("").UnreadByte()); !strings.Contains(got, "Tell your administrator") {
+	if got := renderFailure("x", strings.NewReader("").UnreadByte(), provisioning.ShownTexts{}); !strings.Contains(got, "Tell your administrator") {
 		t.Error(got)
 	}
+}
+
+// TestFailureNamesHelp: who stands before a failure reads whose computer it is, and whom to turn to.
+func TestFailureNamesHelp(t *testing.T) {
+	got := renderFailure("It failed.", provisioning.Errorf(provisioning.CodeInvalid, "Do that.", "because"), provisioning.ShownTexts{
+		Organization: "St Mary's Hospital", Welcome: "Welcome", Help: "Ring 4711.", Admins: []string{"Jo Miller, +44", strings.Repeat("Sam ", 40)},
+	})
+	for _, want := range []string{"\nSt Mary's Hospital\nIt failed.\n", "\nWho can help:   Ring 4711.\n                Contact: Jo Miller, +44\n                Contact: Sam Sam"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in\n%s", want, got)
+		}
+	}
+	for l := range strings.Lines(got) {
+		if utf8.RuneCountInString(l) > screenWidth+1 {
+			t.Errorf("line %q is too wide", l)
+		}
+	}
+}
+
+// FuzzTexts: whatever a site's texts are, they change no terminal's state, and fit it.
+func FuzzTexts(f *testing.F) {
+	f.Add("St Mary's Hospital", "Welcome", "Ring 4711", "Jo")
+	f.Add("\x1b[2J\x1b]0;x\x07", "\x9b31m\r\n\r", "\x1bc\x00\x7f", "\u202e\u2066\ufeff")
+	f.Add(strings.Repeat("病院 ", 100), strings.Repeat("x", 200), strings.Repeat("é ", 100), "\xff\xfe")
+	f.Fuzz(func(t *testing.T, organization, welcome, help, admin string) {
+		screen, serial := &buffer{}, &buffer{}
+		s := NewScreen(time.Now, Console{screen, false}, Console{serial, true})
+		s.Greet(provisioning.ShownTexts{Organization: organization, Welcome: welcome, Help: help, Admins: []string{admin}})
+		s.Show(sequence.Event{Kind: sequence.EventSequenceStarted, Title: "t"}, &provisioning.Assignment{})
+		s.Help()
+		s.Fail("It failed.", provisioning.Errorf(provisioning.CodeInvalid, "Do that.", "because"))
+		s.Done("Done.")
+		s.Close()
+		if over := strings.ReplaceAll(screen.String(), "\r\x1b[K", ""); over != serial.String() {
+			t.Errorf("the screen shows %q, the serial line %q", over, serial)
+		}
+		for l := range strings.SplitSeq(serial.String(), "\r\n") {
+			if utf8.RuneCountInString(l) > screenWidth || strings.ContainsFunc(l, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("line %q", l)
+			}
+		}
+	})
 }
 
 func TestClock(t *testing.T) {
