@@ -327,7 +327,7 @@ func largeSnapshot(b *testing.B) *served {
 		b.Fatal(err)
 	}
 	for site, reports := range f.inventories() {
-		if err := s.store.TakeReports(b.Context(), time.Now(), site, reports); err != nil {
+		if err := s.store.TakeReports(b.Context(), time.Now(), site, reports, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -20,6 +20,7 @@ const (
 	auditRootKey         = "RootKey"
 	auditSettings        = "Settings"
 	auditPackage         = "Content"
+	auditConsole         = "Console"
 )
 
 // entry makes an audit entry by who acts in ctx, now.

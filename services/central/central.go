@@ -48,7 +48,7 @@ type Store interface {
 	// UnknownReports returns those that TakeReports has not stored, which it does with what they tell of inventories and
 	// conflicts.
 	UnknownReports(ctx context.Context, site string, reports []provisioning.SiteReport) ([]provisioning.SiteReport, error)
-	TakeReports(ctx context.Context, received time.Time, site string, reports []provisioning.SiteReport) error
+	TakeReports(ctx context.Context, received time.Time, site string, reports []provisioning.SiteReport, entries map[string]provisioning.AuditEntry) error
 	// Conflicts are those that ResolveConflict has not taken from the list; it fails with CodeNotFound if there is none.
 	Conflicts(ctx context.Context) ([]provisioning.ConflictRecord, error)
 	// EachReport calls do with the reports of a site, and of a kind, in the order in which they arrived.

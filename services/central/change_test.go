@@ -152,6 +152,28 @@ func TestSiteReports(t *testing.T) {
 	}
 }
 
+// TestShellIsAudited: that there was a shell at an appliance's console stands in the audit log, once.
+func TestShellIsAudited(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.content.set("debian-13", 1)
+	s.mustApply(documents)
+	lon, _ := s.enrol("LON")
+	opened := siteReport(1, provisioning.ReportConsoleShell)
+	opened.Text = "a shell was opened at tty1"
+	for range 2 { // as after an answer that was lost
+		if err := lon.ReportSite(t.Context(), []provisioning.SiteReport{opened}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page, err := s.admin.Audit(t.Context(), provisioning.AuditFilter{Kind: "Console", Limit: 10})
+	if err != nil || len(page.Entries) != 1 {
+		t.Fatalf("%+v %v", page, err)
+	}
+	if e := page.Entries[0]; e.Account != "site LON" || e.Site != "LON" || e.Action != "shell" || !strings.Contains(e.After, opened.Text) {
+		t.Errorf("%+v", e)
+	}
+}
+
 // TestInvalidReportsAreSetAside: what can never be taken in keeps nothing else at the branch, and is counted.
 func TestInvalidReportsAreSetAside(t *testing.T) {
 	s := start(t, t.TempDir())

@@ -32,8 +32,8 @@ func (s *Store) UnknownReports(ctx context.Context, site string, reports []provi
 }
 
 // TakeReports stores a site's reports, with the inventories and the conflicting records that they tell of. A report whose id
-// is known is left as it is.
-func (s *Store) TakeReports(ctx context.Context, received time.Time, site string, reports []provisioning.SiteReport) error {
+// is known is left as it is. entries are what the audit log says of reports, by their ids.
+func (s *Store) TakeReports(ctx context.Context, received time.Time, site string, reports []provisioning.SiteReport, entries map[string]provisioning.AuditEntry) error {
 	return s.update(ctx, "store site reports", func(tx *sql.Tx) error {
 		for _, r := range reports {
 			text, err := encode(r)
@@ -51,6 +51,11 @@ func (s *Store) TakeReports(ctx context.Context, received time.Time, site string
 			}
 			if n == 0 {
 				continue
+			}
+			if e, ok := entries[r.ID]; ok {
+				if err := appendAudit(ctx, tx, e); err != nil {
+					return err
+				}
 			}
 			if r.Inventory != nil && r.Computer != "" {
 				if err := putInventory(ctx, tx, received, r.Computer, *r.Inventory); err != nil {

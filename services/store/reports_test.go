@@ -31,7 +31,7 @@ func TestReports(t *testing.T) {
 	}
 	unknown(2)
 	for i := range 2 {
-		if err := s.TakeReports(ctx, noon.Add(time.Duration(i)*time.Hour), "LON", reports); err != nil {
+		if err := s.TakeReports(ctx, noon.Add(time.Duration(i)*time.Hour), "LON", reports, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.SaveInventories(ctx, noon, map[string]provisioning.Inventory{"a": {Serial: "newer"}}); err != nil {
@@ -63,7 +63,7 @@ func TestReports(t *testing.T) {
 	}
 	again := report(3, provisioning.SiteReport{Kind: provisioning.ReportConflict, Conflict: conflict})
 	for range 2 {
-		if err := s.TakeReports(ctx, noon.Add(3*time.Hour), "LON", []provisioning.SiteReport{reports[0], again}); err != nil {
+		if err := s.TakeReports(ctx, noon.Add(3*time.Hour), "LON", []provisioning.SiteReport{reports[0], again}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := listed(); got != "LON two have it 12 15" {
