@@ -76,6 +76,7 @@ type appliance struct {
 	roles               prometheus.Gatherer
 	desk                machineDesk // whom commands about machines ask, while a site runs
 	offline             bool        // whether central is out of reach, and the site works by what it has
+	console             consoleRights
 }
 
 // Run runs the appliance until ctx ends. It returns an error only if nothing can go on.

@@ -48,6 +48,7 @@ func (a *appliance) commands() []screen.Command {
 			_, err = out.Write(b[max(0, len(b)-shownLog):])
 			return err
 		}},
+		{Name: "shell", Help: "a command shell on this console, where central allows it; exit leaves it", Attach: a.openShell},
 		{Name: "restart", Help: "restart this appliance", Run: func(context.Context, []string, io.Writer) error {
 			return power(unix.LINUX_REBOOT_CMD_RESTART)
 		}},

@@ -93,6 +93,7 @@ func (s *site) follow(ctx context.Context) error {
 				s.standing.mu.Lock()
 				s.showCentral()
 				s.standing.mu.Unlock()
+				s.heed(&snapshot.Site)
 				s.tellServing()
 			}
 			select {

@@ -78,6 +78,7 @@ type machineDesk interface {
 	ApproveSecrets(computer string) (time.Time, error)
 	AcceptHistory(ctx context.Context) error
 	HistoryComplete() bool
+	NoteConsole(text string)
 	explainer
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,6 +49,8 @@ type fakeDesk struct {
 	wipes    int
 	complete bool
 	released bool
+	mu       sync.Mutex
+	notes    []string
 	asked    provisioning.Machine
 }
 
@@ -66,6 +69,13 @@ func (d *fakeDesk) ApproveSecrets(computer string) (time.Time, error) {
 	d.released = true
 	return time.Date(2026, 11, 20, 13, 0, 0, 0, time.UTC), nil
 }
+
+func (d *fakeDesk) NoteConsole(text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notes = append(d.notes, text)
+}
+
 func (d *fakeDesk) AcceptHistory(context.Context) error { d.complete = true; return nil }
 func (d *fakeDesk) HistoryComplete() bool               { return d.complete }
 func (d *fakeDesk) Explain(m provisioning.Machine) []string {

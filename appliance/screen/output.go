@@ -16,6 +16,7 @@ type output struct {
 
 	mu      sync.Mutex
 	pending string
+	held    bool          // the console is another's: what is shown is not for it
 	wake    chan struct{} // has a value when something is pending
 }
 
@@ -41,9 +42,19 @@ func (o *output) add(text string) { o.put(func(pending string) string { return p
 // replace writes text in place of what waits.
 func (o *output) replace(text string) { o.put(func(string) string { return text }) }
 
+// hold keeps everything from the console, also what waits for it, until it is let go.
+func (o *output) hold(held bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.held, o.pending = held, ""
+}
+
 func (o *output) put(change func(pending string) string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.held {
+		return
+	}
 	o.pending = change(o.pending)
 	o.pending = strings.ToValidUTF8(o.pending[max(0, len(o.pending)-maxPending):], "")
 	select {

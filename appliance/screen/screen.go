@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -46,6 +47,9 @@ type Command struct {
 	Name, Help string
 	// Run gets the words after the name and writes its answer to out.
 	Run func(ctx context.Context, args []string, out io.Writer) error
+	// Attach, where it is set, stands in the place of Run. What it returns has the console to itself until it ends: nothing else
+	// reads there, and the screen is shown there again afterwards. Where Attach fails, nothing has happened to the console.
+	Attach func(c Console, args []string) (func(ctx context.Context) error, error)
 }
 
 // Screen shows topics on consoles and runs commands. Its methods may be called from many goroutines, and none waits for a
@@ -56,6 +60,7 @@ type Screen struct {
 	commands []Command
 
 	mu     sync.Mutex
+	head   []string
 	topics []string
 	items  map[string]Item
 	note   map[string]string // the last answer, by console name, so that a redraw keeps it
@@ -91,6 +96,35 @@ func (s *Screen) Set(topic string, item Item) {
 	}
 }
 
+// SetHead puts lines above all topics, and shows them if they are news.
+func (s *Screen) SetHead(lines []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Equal(s.head, lines) {
+		return
+	}
+	s.head = slices.Clone(lines)
+	for _, c := range s.consoles {
+		if c.Redraw {
+			s.draw(c)
+		} else {
+			c.add("\n" + s.headText())
+		}
+	}
+}
+
+// headText is the head, and an empty line below it; "" where there is none. s.mu is held.
+func (s *Screen) headText() string {
+	if len(s.head) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for _, l := range s.head {
+		b.WriteString(printable(l) + "\n")
+	}
+	return b.String() + "\n"
+}
+
 // Items returns a copy of what is shown.
 func (s *Screen) Items() map[string]Item {
 	s.mu.Lock()
@@ -112,6 +146,7 @@ func (s *Screen) Text() string {
 func (s *Screen) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n%s\n", s.title, strings.Repeat("─", len([]rune(s.title))))
+	b.WriteString(s.headText())
 	for _, t := range s.topics {
 		if it, ok := s.items[t]; ok {
 			b.WriteString(line(t, it))
@@ -169,16 +204,17 @@ func (s *Screen) read(ctx context.Context, c *output) {
 	for in.Scan() && ctx.Err() == nil {
 		words := strings.Fields(in.Text())
 		var out strings.Builder
-		if len(words) > 0 {
-			s.run(ctx, words, &out)
+		anew := len(words) == 0
+		if !anew {
+			anew = s.run(ctx, c, words, &out)
 		}
 		s.mu.Lock()
 		if c.Redraw {
 			s.note[c.Name] = out.String()
 			s.draw(c)
 		} else {
-			if len(words) == 0 {
-				out.WriteString(s.text())
+			if anew {
+				c.add(s.text())
 			}
 			c.add(out.String() + prompt)
 		}
@@ -186,22 +222,49 @@ func (s *Screen) read(ctx context.Context, c *output) {
 	}
 }
 
-func (s *Screen) run(ctx context.Context, words []string, out io.Writer) {
+// run runs a command. It reports whether the console was another's meanwhile.
+func (s *Screen) run(ctx context.Context, c *output, words []string, out io.Writer) (attached bool) {
 	if words[0] == "help" {
-		for _, c := range s.commands {
-			fmt.Fprintf(out, "  %-22s %s\n", c.Name, c.Help)
+		for _, cmd := range s.commands {
+			fmt.Fprintf(out, "  %-22s %s\n", cmd.Name, cmd.Help)
 		}
-		return
+		return false
 	}
-	for _, c := range s.commands {
-		if c.Name == words[0] {
-			if err := c.Run(ctx, words[1:], out); err != nil {
-				fmt.Fprintf(out, "%s: %s\n", printable(words[0]), printable(err.Error()))
-			}
-			return
+	for _, cmd := range s.commands {
+		if cmd.Name != words[0] {
+			continue
 		}
+		var err error
+		if cmd.Attach != nil {
+			attached, err = attach(ctx, c, cmd, words[1:])
+		} else {
+			err = cmd.Run(ctx, words[1:], out)
+		}
+		if err != nil {
+			fmt.Fprintf(out, "%s: %s\n", printable(words[0]), printable(err.Error()))
+		}
+		return attached
 	}
 	fmt.Fprintf(out, "there is no command %q; help lists them\n", words[0])
+	return false
+}
+
+// attach gives a console to a command, and takes it back as a terminal is at first, whatever was done to it. It reports whether
+// the command had it.
+func attach(ctx context.Context, c *output, cmd Command, args []string) (bool, error) {
+	session, err := cmd.Attach(c.Console, args)
+	if err != nil {
+		return false, err
+	}
+	c.hold(true)
+	defer c.hold(false)
+	err = session(ctx)
+	reset := "\x1b[0m\r\n" // colours off
+	if c.Redraw {
+		reset = "\x1bc" // everything (console_codes(4), RIS)
+	}
+	_, _ = io.WriteString(c, reset) // a console that is gone is no reason to stop
+	return true, err
 }
 
 func contains(list []string, s string) bool {
