@@ -28,7 +28,7 @@ func available(t *testing.T) {
 	asked := watchPages(s.office)
 	grub := s.pc("grub", lab.UEFISecureBoot, lab.Disk{Path: s.lab.BlankDisk("grub", smallDisk)})
 	ipxe := s.pc("ipxe", lab.BIOS, lab.Disk{Path: s.lab.BlankDisk("ipxe", smallDisk)})
-	s.apply("site.yaml", joined(siteProxy, computer("desk-grub", grub), computer("desk-ipxe", ipxe),
+	s.apply("site.yaml", joined(greeting(siteProxy), computer("desk-grub", grub), computer("desk-ipxe", ipxe),
 		watch("look", "true"), advertised("at-will", "look", "purpose: available, computers: [desk-grub, desk-ipxe]")))
 	s.startAppliance(lab.UEFISecureBoot)
 	s.waitServing()
@@ -45,6 +45,7 @@ func available(t *testing.T) {
 	})
 	ipxe.PowerCut()
 	requireRuns(t, grub, "desk-grub")
+	grub.WaitSerial(time.Minute, greets)
 	s.waitRuns("desk-grub")
 
 	// The other way round. GRUB cannot go on by itself: its computer starts once more, and is offered nothing then.
@@ -56,6 +57,7 @@ func available(t *testing.T) {
 	waitPage(t, asked, grub, alone, "the next boot device", passedPage)
 	passed := momentOf(grub)
 	requireRuns(t, ipxe, "desk-ipxe")
+	ipxe.WaitSerial(time.Minute, greets)
 	waitPassedBy(t, s.office, s.appliance, grub, lab.UEFISecureBoot, passed)
 	s.waitRuns("desk-grub", "desk-ipxe")
 }

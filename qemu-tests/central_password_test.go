@@ -38,7 +38,7 @@ func passwords(t *testing.T, wrong int) {
 	s.lab.DNSMasq("foreign-dhcp", s.office, foreignDHCP, lab.DNSMasqOptions{})
 	slow := s.pc("slow", lab.BIOS, lab.Disk{Path: s.lab.BlankDisk("slow", smallDisk)})
 	other := s.pc("other", lab.UEFISecureBoot, lab.Disk{Path: s.lab.BlankDisk("other", smallDisk)})
-	s.apply("site.yaml", joined(siteOf("LON", fmt.Sprintf("mode: proxy, passwordHash: %q", s.hash(sitePassword))),
+	s.apply("site.yaml", joined(greeting(siteOf("LON", fmt.Sprintf("mode: proxy, passwordHash: %q", s.hash(sitePassword)))),
 		computer("desk-slow", slow), computer("desk-other", other), erase("install", "true"),
 		advertised("rollout", "install", "purpose: required, computers: [desk-slow, desk-other]")))
 	s.startAppliance(lab.BIOS)
@@ -46,7 +46,7 @@ func passwords(t *testing.T, wrong int) {
 
 	// Wrong, at the serial console.
 	slow.Start()
-	mark := 0
+	_, mark := slow.WaitSerialAfter(0, 10*time.Minute, greets)
 	for n := 1; n <= wrong; n++ {
 		_, mark = slow.WaitSerialAfter(mark, 10*time.Minute, asksAgain)
 		if n == 3 {

@@ -32,6 +32,20 @@ spec:
 `, code, pxe)
 }
 
+// greeting adds to the document of a site what it shows to people: texts that would be commands of GRUB and iPXE, too, if they
+// could.
+func greeting(site string) string {
+	return site + `  texts:
+    organization: St Mary's Hospital
+    welcome: 'Hands off; reboot || exit "${net0/mac}" $(reboot)'
+    help: Ring 4711, day and night.
+  admins: ["Jo Miller, +44 20 7946 0000"]
+`
+}
+
+// greets is what stands at the head of a client's screen then.
+var greets = words(`St Mary's Hospital Hands off; reboot || exit "${net0/mac}" $(reboot)`)
+
 // known is the document of a computer that is known by what the flow mapping says.
 func known(name, by string) string {
 	return fmt.Sprintf("apiVersion: branchpoint/v1\nkind: Computer\nmetadata: {name: %s}\nspec: {%s}\n", name, by)

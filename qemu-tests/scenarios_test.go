@@ -61,6 +61,7 @@ var scenarios = []scenario{
 	{"sealed-site-key", false, 200, sealedSiteKey},
 	{"pxe-replaced-appliance", false, 270, replacedAppliance},
 	{"two-sites", false, 250, twoSites},
+	{"console-shell", false, 120, consoleShell},
 }
 
 func TestScenario(t *testing.T) {
