@@ -224,16 +224,19 @@ func (r *waking) room(d dueAdvertisement) bool {
 	return true
 }
 
-// tryAgain wakes a computer of which nothing was heard once more. One that would not be given the advertisement by now is
-// forgotten: should that change, it has become due anew.
+// tryAgain wakes a computer of which nothing was heard once more, as often as that may be. One that would not be given the
+// advertisement by now is forgotten: should that change, it has become due anew.
 func (r *waking) tryAgain(s sleeper) {
+	if s.was.Tries >= wakeTries || !r.room(s.dueAdvertisement) {
+		return
+	}
 	macs, wanted := r.addresses(s)
 	switch {
 	case !wanted:
 		r.out.Forget = append(r.out.Forget, s.was.Key())
-	case s.was.Tries < wakeTries && r.room(s.dueAdvertisement) && len(macs) > 0:
+	case len(macs) > 0:
 		r.wake(s, macs)
-	case s.was.Tries < wakeTries:
+	default:
 		r.lookAgain(r.now.Add(wakeInterval))
 	}
 }
