@@ -3,6 +3,7 @@ package provisioning
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // MaxHostMACs bounds the MAC addresses that a host may say are its own.
@@ -56,10 +57,33 @@ func (h *Host) String() string {
 	return "an appliance of site " + h.Site
 }
 
+// ToldHost is what the appliance with a key has said that its machine is recognised by.
+type ToldHost struct {
+	Host
+	// Key is the sum of the appliance's public key; see Fingerprint.
+	Key SHA256
+	// At is when it said so first.
+	At time.Time
+}
+
 // Infrastructure are the hosts that are never targets, of all that have told what they are: those of sites that there are, and
-// central's own. A network adapter that any site lists as shared wanders, and names none. They are sorted, each once, so that
-// the same hosts in any order give the same.
+// central's own. They are sorted, each once, so that the same hosts in any order give the same. What a site lists as shared names
+// none of them there, and there alone: whoever configures one site does not expose the hosts of others.
 func (c Catalog) Infrastructure(told []Host) []Host {
+	var out []Host
+	for _, h := range told {
+		if _, ok := c[Key{KindSite, h.Site}]; (ok || h.Site == "") && !h.Empty() {
+			out = append(out, h)
+		}
+	}
+	slices.SortFunc(out, func(a, b Host) int {
+		return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.SMBIOSGUID, b.SMBIOSGUID), slices.Compare(a.MACAddresses, b.MACAddresses))
+	})
+	return slices.CompactFunc(out, func(a, b Host) bool { return a.Site == b.Site && a.Equal(b.Hardware) })
+}
+
+// Everywhere are the hosts by what names them at each site: without what any site lists as shared.
+func (c Catalog) Everywhere(hosts []Host) []Host {
 	shared := map[MAC]bool{}
 	for _, o := range c {
 		if o.Site != nil && o.Site.Spec.PXE != nil {
@@ -69,19 +93,13 @@ func (c Catalog) Infrastructure(told []Host) []Host {
 		}
 	}
 	var out []Host
-	for _, h := range told {
-		if _, ok := c[Key{KindSite, h.Site}]; !ok && h.Site != "" {
-			continue
-		}
+	for _, h := range hosts {
 		h.MACAddresses = slices.DeleteFunc(slices.Clone(h.MACAddresses), func(m MAC) bool { return shared[m] })
 		if !h.Empty() {
 			out = append(out, h)
 		}
 	}
-	slices.SortFunc(out, func(a, b Host) int {
-		return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.SMBIOSGUID, b.SMBIOSGUID), slices.Compare(a.MACAddresses, b.MACAddresses))
-	})
-	return slices.CompactFunc(out, func(a, b Host) bool { return a.Site == b.Site && a.Equal(b.Hardware) })
+	return out
 }
 
 // Hosts find hosts by what they are recognised by. The zero value has none.

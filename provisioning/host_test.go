@@ -39,7 +39,7 @@ func TestHardware(t *testing.T) {
 	}
 }
 
-// TestInfrastructure: hosts of sites that there are, without adapters that wander, each once, in an order of their own.
+// TestInfrastructure: hosts of sites that there are, each once, in an order of their own; and without adapters that wander.
 func TestInfrastructure(t *testing.T) {
 	objects, problems := Decode(File{Name: "a", Text: []byte(`apiVersion: branchpoint/v1
 kind: Site
@@ -70,7 +70,8 @@ spec: {}
 	want := []Host{
 		{"", hardware("", "52:54:00:00:00:09")},
 		{"LON", hardware(hostGUID, "52:54:00:00:00:01")},
-		{"PAR", hardware("", "52:54:00:00:00:02")},
+		{"PAR", hardware("", "52:54:00:00:00:02", "52:54:00:00:00:da")},
+		{"PAR", hardware("", "52:54:00:00:00:da")},
 	}
 	for range 2 {
 		if got := catalog.Infrastructure(told); !reflect.DeepEqual(got, want) {
@@ -78,8 +79,9 @@ spec: {}
 		}
 		slices.Reverse(told)
 	}
-	if len(told[0].MACAddresses) != 2 {
-		t.Error("what was told has changed")
+	everywhere := []Host{want[0], want[1], {"PAR", hardware("", "52:54:00:00:00:02")}}
+	if got := catalog.Everywhere(want); !reflect.DeepEqual(got, everywhere) || len(want[2].MACAddresses) != 2 {
+		t.Errorf("%+v of %+v", got, want)
 	}
 	s, err := catalog.Resolve("PAR", Facts{Hosts: told})
 	if err != nil || !reflect.DeepEqual(s.Infrastructure, want) {

@@ -27,9 +27,6 @@ func (b *Branch) tellHost(ctx context.Context) error {
 
 // toldBy reports whether a snapshot says all that is to be said of its site's appliance.
 func toldBy(s *provisioning.Snapshot, own provisioning.Hardware) bool {
-	if p := s.Site.Spec.PXE; p != nil { // these name nobody
-		own.MACAddresses = slices.DeleteFunc(slices.Clone(own.MACAddresses), func(m provisioning.MAC) bool { return slices.Contains(p.SharedAdapters, m) })
-	}
 	return own.Empty() || slices.ContainsFunc(s.Infrastructure, func(h provisioning.Host) bool { return h.Site == s.Site.Name && h.Equal(own) })
 }
 

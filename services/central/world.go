@@ -66,14 +66,15 @@ type world struct {
 	// serving counts the sites with a PXE service point, and silent in how many of them an address names nobody.
 	serving int
 	silent  map[provisioning.MAC]int
-	// infrastructure are the machines that appliances and central run on: never targets; hosts finds them.
+	// infrastructure are the machines that appliances and central run on, by what makes them targets at no site; hosts finds
+	// them.
 	infrastructure []provisioning.Host
 	hosts          provisioning.Hosts
 }
 
 func newWorld(catalog provisioning.Catalog, now time.Time, inventories map[string]provisioning.Inventory, told []provisioning.Host) *world {
 	w := &world{catalog: catalog, inventories: inventories, sites: map[string]siteRules{}, silent: map[provisioning.MAC]int{}}
-	w.infrastructure = catalog.Infrastructure(told)
+	w.infrastructure = catalog.Everywhere(catalog.Infrastructure(told))
 	w.hosts = provisioning.NewHosts(w.infrastructure)
 	for _, o := range catalog {
 		switch {
