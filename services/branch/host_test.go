@@ -128,6 +128,21 @@ func TestHostsOfARestoredCentral(t *testing.T) {
 	rules("after a person has deleted their sites", policy.RuleInfrastructure, policy.RuleRequired, policy.RuleRequired)
 }
 
+// TestDiscoveredAndHosts: what an appliance says of a computer that was deployed here takes nothing of what is known of it: once the
+// word is taken back, it is no unknown machine.
+func TestDiscoveredAndHosts(t *testing.T) {
+	pc := provisioning.Computer{Name: "found-1", Spec: provisioning.ComputerSpec{Site: "LON", MACAddresses: []provisioning.MAC{stranger.MAC}, SMBIOSGUID: stranger.GUID}}
+	host := provisioning.Host{Site: "PAR", Hardware: provisioning.Hardware{MACAddresses: pc.Spec.MACAddresses, SMBIOSGUID: pc.Spec.SMBIOSGUID}}
+	told := &provisioning.Snapshot{Infrastructure: []provisioning.Host{host}}
+	if got := known([]provisioning.Computer{pc}, told); len(got) != 0 {
+		t.Errorf("%q are forgotten", got)
+	}
+	pc.Spec.Infrastructure = true
+	if got := known([]provisioning.Computer{pc}, told); len(got) != 1 {
+		t.Errorf("%q are forgotten", got)
+	}
+}
+
 // TestHostIsTold with each contact, and that central does not understand it keeps the branch from nothing.
 func TestHostIsTold(t *testing.T) {
 	own := provisioning.Hardware{SMBIOSGUID: desk.GUID}

@@ -21,6 +21,7 @@ const (
 	auditSettings        = "Settings"
 	auditPackage         = "Content"
 	auditConsole         = "Console"
+	auditHost            = "Host"
 )
 
 // entry makes an audit entry by who acts in ctx, now.

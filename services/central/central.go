@@ -58,7 +58,9 @@ type Store interface {
 	// PutHost keeps what the machine is recognised by that the appliance of a site with that key runs on, and reports whether that
 	// was news; Hosts are those of all sites.
 	PutHost(ctx context.Context, site string, key provisioning.SHA256, at time.Time, h provisioning.Hardware) (bool, error)
-	Hosts(ctx context.Context) ([]provisioning.Host, error)
+	Hosts(ctx context.Context) ([]provisioning.ToldHost, error)
+	// ForgetHost fails with CodeNotFound where there is no such host.
+	ForgetHost(ctx context.Context, site string, key provisioning.SHA256, entry provisioning.AuditEntry) error
 	// SiteSnapshot fails with CodeNotFound if the site never had a snapshot.
 	SiteSnapshot(ctx context.Context, site string) (*provisioning.SiteSnapshot, error)
 	// PublishSnapshots stores what decide makes of what it is given, by the time of which nothing of that has changed. It may

@@ -118,18 +118,22 @@ func (p *plan) danger(now time.Time, inventories map[string]provisioning.Invento
 	if len(changed) == 0 {
 		return nil
 	}
+	return p.between(newWorld(p.before, now, inventories, hosts), newWorld(p.after, now, inventories, hosts), changed, limit)
+}
+
+// between is the danger of the plan's change from one world to another, in which documents are changed.
+func (p *plan) between(before, after *world, changed map[provisioning.Key]bool, limit int) *client.Danger {
 	touchedComputers := []string{}
 	for k := range changed {
 		if k.Kind == provisioning.KindComputer {
 			touchedComputers = append(touchedComputers, k.Name)
 		}
 	}
-	before, after := newWorld(p.before, now, inventories, hosts), newWorld(p.after, now, inventories, hosts)
 	computers, always := map[string]bool{}, map[string]bool{}
 	for _, a := range after.wiping {
 		old := before.byName(a.Name)
-		// Where nothing of the advertisement and of the sites has changed, only computers that have can be new to it.
-		all := old == nil || a.differs(old, changed) || !sameSites(before, after)
+		// Where nothing of the advertisement, of the sites and of hosts has changed, only computers that have can be new to it.
+		all := old == nil || a.differs(old, changed) || !sameSites(before, after) || !slices.EqualFunc(before.infrastructure, after.infrastructure, sameHost)
 		among := touchedComputers
 		if all {
 			among = nil
@@ -202,6 +206,8 @@ func addresses(c *provisioning.Computer) []string {
 	}
 	return out
 }
+
+func sameHost(a, b provisioning.Host) bool { return a.Site == b.Site && a.Equal(b.Hardware) }
 
 // newlyUnknown are the sites at which unknown machines would erase their disks because of what has changed, sorted.
 func newlyUnknown(before, after *world) []string {

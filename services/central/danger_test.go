@@ -275,6 +275,7 @@ func TestHostsAreInNoDanger(t *testing.T) {
 		{"site deleted", map[string]string{"Advertisement a": everybody, "Site OSL": `{}`}, map[string]string{"Site OSL": ""}, host("OSL", "", "52:54:00:00:00:01"), "lon-1"},
 		{"site deleted, unknown ones", map[string]string{"Advertisement a": `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Site OSL": `{}`}, map[string]string{"Site OSL": ""}, host("OSL", "", "52:54:00:00:00:99"), "| PAR"},
 		{"another site deleted, unknown ones", map[string]string{"Advertisement a": `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Site OSL": `{}`}, map[string]string{"Site OSL": ""}, host("LON", "", "52:54:00:00:00:99"), ""},
+		{"forgotten by its GUID where unknown ones are erased", map[string]string{"Advertisement a": `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`, "Computer any-9": `{smbiosGUID: 99999999-9999-4999-8999-999999999999}`}, map[string]string{"Computer any-9": ""}, host("LON", "99999999-9999-4999-8999-999999999999"), ""},
 		{"forgotten where unknown ones are erased", map[string]string{"Advertisement a": `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`}, map[string]string{"Computer any-1": ""}, host("LON", "", "52:54:00:00:00:21"), ""},
 	} {
 		parts := maps.Clone(lab)
@@ -297,5 +298,43 @@ func TestHostsAreInNoDanger(t *testing.T) {
 	p := mustDecide(t, &decodedDocuments{}, nil, parts)
 	if d := clearDanger(p.after, []string{"lon-1", "lon-2"}, noon, nil, host("PAR", "", "52:54:00:00:00:01"), 0); d == nil || strings.Join(d.Computers, " ") != "lon-2" {
 		t.Errorf("%+v", d)
+	}
+}
+
+// TestForgottenHosts: a machine that was an appliance's and is one like others from then on can be erased, as what it is known as or
+// as an unknown one; not where another appliance has told of it, too.
+func TestForgottenHosts(t *testing.T) {
+	const everybody, strangers = `{taskSequence: wipe, collection: all-systems, purpose: required}`, `{taskSequence: wipe, collection: all-unknown-computers, purpose: required}`
+	host := func(guid provisioning.GUID, macs ...provisioning.MAC) provisioning.Host {
+		return provisioning.Host{Site: "LON", Hardware: provisioning.Hardware{MACAddresses: macs, SMBIOSGUID: guid}}
+	}
+	one, stranger := host("", "52:54:00:00:00:01"), host("99999999-9999-4999-8999-999999999999", "52:54:00:00:00:99")
+	for _, c := range []struct {
+		name, advertisement string
+		before, after       []provisioning.Host
+		want                string
+	}{
+		{"a computer", everybody, []provisioning.Host{one}, nil, "lon-1"},
+		{"one of two", everybody, []provisioning.Host{one, stranger}, []provisioning.Host{stranger}, "lon-1"},
+		{"told twice", everybody, []provisioning.Host{one, host("", "52:54:00:00:00:01", "52:54:00:00:00:98")}, []provisioning.Host{one}, ""},
+		{"an unknown machine", strangers, []provisioning.Host{stranger}, nil, "| PAR"},
+		{"by its GUID", strangers, []provisioning.Host{stranger}, []provisioning.Host{host("", "52:54:00:00:00:99")}, "| PAR"},
+		{"by its address", strangers, []provisioning.Host{stranger}, []provisioning.Host{host(stranger.SMBIOSGUID)}, "| PAR"},
+		{"nothing", strangers, []provisioning.Host{stranger}, []provisioning.Host{stranger}, ""},
+	} {
+		parts := maps.Clone(lab)
+		parts["Advertisement a"] = c.advertisement
+		p := mustDecide(t, &decodedDocuments{}, nil, parts)
+		world := func(hosts []provisioning.Host) *world { return newWorld(p.after, noon, nil, hosts) }
+		got := ""
+		if d := (&plan{}).between(world(c.before), world(c.after), nil, 0); d != nil {
+			got = strings.Join(d.Computers, " ")
+			if len(d.UnknownSites) > 0 {
+				got = strings.TrimSpace(got + " | " + strings.Join(d.UnknownSites, " "))
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: asks about %q, want %q", c.name, got, c.want)
+		}
 	}
 }

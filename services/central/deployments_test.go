@@ -275,6 +275,10 @@ func TestUnprovisioned(t *testing.T) {
 	unknown(eye, "")
 	s.mustApply("apiVersion: branchpoint/v1\nkind: Computer\nmetadata: {name: found}\nspec: {smbiosGUID: " + guidOf(2) + "}\n")
 	unknown(s.admin, "52:54:00:00:01:01 told 3")
+	if err := lon.far.TellHost(ctx, hardware("", "52:54:00:00:01:01")); err != nil { // its own appliance's machine is none to deploy
+		t.Fatal(err)
+	}
+	unknown(s.admin, "")
 }
 
 // TestRunsOfAComputer: each run of a sequence on a computer is kept, with its steps; and whoever is limited gets as many runs as

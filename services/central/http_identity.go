@@ -121,6 +121,13 @@ type SiteRevoke struct {
 	Body client.SiteRevocation
 }
 
+// HostForget names what an appliance has told of its machine.
+type HostForget struct {
+	Site        string `path:"site" maxLength:"256" doc:"The site's code."`
+	Fingerprint string `path:"fingerprint" maxLength:"256" doc:"The fingerprint of the appliance's key, as lists show it."`
+	Confirm     string `query:"confirm" maxLength:"256" doc:"What the refusal asks to confirm."`
+}
+
 // siteOperations adds what is asked of sites and their enrolment.
 func (c *Central) siteOperations(a *api) {
 	add(a, anyRole, huma.Operation{
@@ -150,6 +157,16 @@ func (c *Central) siteOperations(a *api) {
 		Summary: "Revoke a site's certificates", Description: "Its appliance is refused at once, until it is enrolled with a new token. An administrator's role is wanted that holds at the site.",
 	}, func(ctx context.Context, in *SiteRevoke) (client.Revoked, error) {
 		return c.RevokeSite(ctx, in.Site, in.Body)
+	})
+	add(a, anyRole, huma.Operation{
+		OperationID: "listHosts", Method: http.MethodGet, Path: client.PathHosts, Tags: []string{tagSites},
+		Summary: "List the machines of appliances and of central", Description: "By site and key, with those of appliances that were replaced: none of them is ever a target.",
+	}, lists(c.Hosts, func(h *client.Host) string { return h.Site + "/" + h.Fingerprint }))
+	add(a, administrators("hosts"), huma.Operation{
+		OperationID: "forgetHost", Method: http.MethodDelete, Path: client.PathHosts + "/{site}/{fingerprint}", Tags: []string{tagSites},
+		Summary: "Let the machine of a former appliance be a target again", Description: "Where the site has that appliance still, it is refused (409). Where disks could be erased for it, this has to be confirmed (409).",
+	}, func(ctx context.Context, in *HostForget) (*nothing, error) {
+		return done(c.ForgetHost(ctx, in.Site, in.Fingerprint, in.Confirm))
 	})
 	add(a, anyRole, huma.Operation{
 		OperationID: "status", Method: http.MethodGet, Path: client.PathStatus, Tags: []string{"Status"},

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 
 	"branchpoint/provisioning"
@@ -56,22 +57,38 @@ func (s *Store) PutHost(ctx context.Context, site string, key provisioning.SHA25
 	return news && err == nil, err
 }
 
-// Hosts returns the machines that appliances have told of, by site.
-func (s *Store) Hosts(ctx context.Context) ([]provisioning.Host, error) {
+// Hosts returns what appliances have told, by site.
+func (s *Store) Hosts(ctx context.Context) ([]provisioning.ToldHost, error) {
 	out, err := hosts(ctx, s.db)
 	return out, s.fail("read what appliances are recognised by", err)
 }
 
-func hosts(ctx context.Context, q querier) ([]provisioning.Host, error) {
-	var out []provisioning.Host
-	err := rows(ctx, q, func(r *sql.Rows) error {
-		var site, text string
-		if err := r.Scan(&site, &text); err != nil {
+// ForgetHost deletes what the appliance of a site with that key has told, with its audit entry. It fails with CodeNotFound where
+// it has told nothing.
+func (s *Store) ForgetHost(ctx context.Context, site string, key provisioning.SHA256, entry provisioning.AuditEntry) error {
+	return s.update(ctx, "forget what an appliance is recognised by", func(tx *sql.Tx) error {
+		r, err := tx.ExecContext(ctx, `DELETE FROM hosts WHERE site = ? AND key = ?`, site, key)
+		if err != nil {
 			return err
 		}
-		h, err := decode[provisioning.Hardware](text)
-		out = append(out, provisioning.Host{Site: site, Hardware: h})
-		return err
-	}, `SELECT site, hardware FROM hosts ORDER BY site, key`)
+		if n, err := r.RowsAffected(); err != nil || n != 1 {
+			return errors.Join(err, provisioning.Errorf(provisioning.CodeNotFound, "", "there is no such host"))
+		}
+		return appendAudit(ctx, tx, entry)
+	})
+}
+
+func hosts(ctx context.Context, q querier) ([]provisioning.ToldHost, error) {
+	var out []provisioning.ToldHost
+	err := rows(ctx, q, func(r *sql.Rows) error {
+		var x provisioning.ToldHost
+		var at, text string
+		err := r.Scan(&x.Site, &x.Key, &at, &text)
+		if err == nil {
+			x.Hardware, err = decode[provisioning.Hardware](text)
+		}
+		out = append(out, x)
+		return errors.Join(err, parseStamps(map[*time.Time]string{&out[len(out)-1].At: at}))
+	}, `SELECT site, key, told_at, hardware FROM hosts ORDER BY site, key`)
 	return out, err
 }

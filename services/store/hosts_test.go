@@ -55,3 +55,33 @@ func TestHosts(t *testing.T) {
 	}
 	put("LON", fmt.Sprint("k", keptHosts+9), 10+keptHosts+9, false) // the last one is among them
 }
+
+// TestForgetHost: one appliance's word is forgotten, with its entry in the audit log, and no other's.
+func TestForgetHost(t *testing.T) {
+	s := openTemp(t)
+	ctx := t.Context()
+	for _, k := range []struct{ site, key string }{{"LON", "a"}, {"LON", "b"}, {"PAR", "a"}} {
+		h := provisioning.Hardware{MACAddresses: []provisioning.MAC{provisioning.MAC("52:54:00:00:00:0" + k.key)}}
+		if _, err := s.PutHost(ctx, k.site, provisioning.SHA256(k.key), noon, h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entry := provisioning.AuditEntry{At: noon, Action: "forget", Kind: "Host", Name: "a", Site: "LON"}
+	if err := s.ForgetHost(ctx, "ROM", "a", entry); provisioning.CodeOf(err) != provisioning.CodeNotFound {
+		t.Error(err)
+	}
+	if err := s.ForgetHost(ctx, "LON", "a", entry); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ForgetHost(ctx, "LON", "a", entry); provisioning.CodeOf(err) != provisioning.CodeNotFound {
+		t.Error(err)
+	}
+	s = reopen(t, s)
+	left, err := s.Hosts(ctx)
+	if err != nil || len(left) != 2 || left[0].Site != "LON" || left[0].Key != "b" || left[1].Site != "PAR" || !left[0].At.Equal(noon) {
+		t.Errorf("%+v, %v", left, err)
+	}
+	if log, err := s.Audit(ctx, provisioning.AuditFilter{}); err != nil || len(log) != 1 {
+		t.Errorf("%+v, %v", log, err)
+	}
+}

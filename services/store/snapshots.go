@@ -109,8 +109,12 @@ func (s *Store) publication(ctx context.Context, q querier) (p publication, err 
 	if p.Inventories, err = inventories(ctx, q); err != nil {
 		return p, err
 	}
-	if p.Hosts, err = hosts(ctx, q); err != nil {
+	told, err := hosts(ctx, q)
+	if err != nil {
 		return p, err
+	}
+	for _, x := range told {
+		p.Hosts = append(p.Hosts, x.Host)
 	}
 	sites := 0
 	for i := range p.Documents {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -32,7 +33,45 @@ func (a *app) siteCommand() *cobra.Command {
 			return nil
 		})
 	revoke.Flags().StringVar(&why, "why", "", "reason, for the audit log and the appliance's screen")
-	return group("site", "Enrolment of sites", approve, revoke)
+	return group("site", "Enrolment of sites, and the machines of their appliances", approve, revoke, a.siteHostsCommand(), a.siteForgetHostCommand())
+}
+
+func (a *app) siteHostsCommand() *cobra.Command {
+	return a.asked("hosts", "List the machines that appliances and central run on, or ran on: none of them is ever a target", cobra.NoArgs,
+		func(cmd *cobra.Command, c *client.Admin, _ []string) error {
+			all, err := c.Hosts(cmd.Context())
+			if err != nil {
+				return err
+			}
+			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(t, "SITE\tKEY\tSTATE\tSINCE\tMAC ADDRESSES\tSMBIOS GUID\tCOMPUTERS")
+			for _, h := range all {
+				state, macs := "was replaced or revoked", make([]string, len(h.MACAddresses))
+				if h.InUse {
+					state = "in use"
+				}
+				for i, m := range h.MACAddresses {
+					macs[i] = string(m)
+				}
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(h.Site, "central"), orDash(h.Fingerprint), state, when(h.ToldAt),
+					orDash(join(macs)), orDash(string(h.SMBIOSGUID)), orDash(join(h.Computers)))
+			}
+			return t.Flush()
+		})
+}
+
+func (a *app) siteForgetHostCommand() *cobra.Command {
+	var confirm string
+	cmd := a.asked("forget-host CODE KEY [--confirm N]", "Let the machine of an appliance that was replaced or revoked be a target again", cobra.ExactArgs(2),
+		func(cmd *cobra.Command, c *client.Admin, args []string) error {
+			if err := c.ForgetHost(cmd.Context(), args[0], args[1], confirm); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "forgot the machine of the appliance of site %s with key %s\n", args[0], args[1])
+			return nil
+		})
+	confirmFlag(cmd, &confirm)
+	return cmd
 }
 
 // tokenListCommands are below enrol-token.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"branchpoint/initramfs/network"
 	"branchpoint/services/central/client"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -34,8 +35,12 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(name string) (bool, error) {
-			if name == "root" {
+			switch name {
+			case "root":
 				return os.Geteuid() == 0, nil
+			case "hardware": // whether this machine can be recognised by anything
+				h, _ := network.Hardware("/sys")
+				return !h.Empty(), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
