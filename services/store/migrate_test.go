@@ -2,6 +2,7 @@ package store
 
 import (
 	"database/sql"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"reflect"
@@ -13,25 +14,87 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// TestOldDatabase opens a database that the first version's tables are in, filled, and finds everything in its place.
-func TestOldDatabase(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "old.db")
+// fillOld makes a database with the tables of an older version, and fills it.
+func fillOld(t *testing.T, path string, version int64, queries []string) {
+	t.Helper()
 	db, err := sql.Open("sqlite", path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer db.Close()
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, sub, goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, sub, goose.WithDisableGlobalRegistry(true), goose.WithGoMigrations(fillRunRecords))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.UpTo(t.Context(), 3); err != nil {
+	if _, err := p.UpTo(t.Context(), version); err != nil {
 		t.Fatal(err)
 	}
-	for _, q := range []string{
+	for _, q := range queries {
+		if _, err := db.ExecContext(t.Context(), q); err != nil {
+			t.Fatal(q, err)
+		}
+	}
+}
+
+// TestRunOrderOfAnOldDatabase: runs of a database from before they were listed by their first message are listed by it; what appliances
+// are recognised by, and to whom their secrets are encrypted, nobody has said yet.
+func TestRunOrderOfAnOldDatabase(t *testing.T) {
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "old.db")
+	message := func(number int, run string) string {
+		return fmt.Sprintf(`INSERT INTO status (number, site, id, run, computer, received_at, message) VALUES (%d, 'LON', 'm%[1]d', '%s', 'desk-1', '', '{"id":"m%[1]d","run":"%[2]s"}')`, number, run)
+	}
+	record := func(number int, run string) string {
+		return fmt.Sprintf(`INSERT INTO run_records (site, id, number, computer, advertisement, task_sequence, record) VALUES ('LON', '%s', %d, 'desk-1', 'a', 't', '{"site":"LON","run":{"id":"%[1]s","computer":"desk-1"}}')`, run, number)
+	}
+	fillOld(t, path, 11, []string{
+		message(1, "early"), message(2, "late"), message(3, "early"), record(3, "early"), record(2, "late"), record(9, "silent"), // whose messages are not kept
+		`INSERT INTO site_certificates (sum, site, key, issued_at, expires_at, revoked_at, why) VALUES ('s', 'LON', 'k', '2026-11-20T12:00:00.000000000Z', '2027-11-20T12:00:00.000000000Z', '', '')`,
+	})
+	s, err := Open(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	first := map[string]int64{}
+	err = rows(ctx, s.db, func(r *sql.Rows) error {
+		var id string
+		var n int64
+		err := r.Scan(&id, &n)
+		first[id] = n
+		return err
+	}, `SELECT id, first_number FROM run_records`)
+	if want := map[string]int64{"early": 1, "late": 2, "silent": 9}; err != nil || !reflect.DeepEqual(first, want) {
+		t.Errorf("%v, %v", first, err)
+	}
+	if to, err := s.Recipients(ctx); err != nil || len(to) != 0 && to["LON"] != "" {
+		t.Errorf("%v, %v", to, err)
+	}
+	if err := s.PutRecipient(ctx, "s", "age1x"); err != nil {
+		t.Error(err)
+	}
+	if to, err := s.Recipients(ctx); err != nil || to["LON"] != "age1x" {
+		t.Errorf("%v, %v", to, err)
+	}
+	if x, err := s.SiteCertificates(ctx, "LON"); err != nil || len(x) != 1 || x[0].Key != "k" {
+		t.Errorf("%+v, %v", x, err)
+	}
+	if all, err := s.Hosts(ctx); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if news, err := s.PutHost(ctx, "LON", "k", noon, provisioning.Hardware{MACAddresses: []provisioning.MAC{"52:54:00:00:00:01"}}); err != nil || !news {
+		t.Error(news, err)
+	}
+}
+
+// TestOldDatabase opens a database that the first version's tables are in, filled, and finds everything in its place.
+func TestOldDatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "old.db")
+	fillOld(t, path, 3, []string{
 		`INSERT INTO settings VALUES ('ca', x'01')`,
 		`INSERT INTO changes (number, at) VALUES (1, '2026-11-20T12:00:00.000000000Z'), (2, '2026-11-20T12:00:00.000000001Z')`,
 		`INSERT INTO documents VALUES ('Site', 'LON', 1, 1, 'one'), ('Site', 'PAR', 1, 1, 'par'), ('Site', 'LON', 2, 2, 'two')`,
@@ -45,14 +108,7 @@ func TestOldDatabase(t *testing.T) {
 		`INSERT INTO runs VALUES ('r', 'desk-1', '', '{"id":"r","computer":"desk-1"}')`,
 		`INSERT INTO outbox (id, run, sequence, message) VALUES ('m', 'r', 1, '{"id":"m"}')`,
 		`INSERT INTO leases VALUES ('10.0.0.1', '{"address":"10.0.0.1"}')`,
-	} {
-		if _, err := db.ExecContext(t.Context(), q); err != nil {
-			t.Fatal(q, err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
+	})
 
 	s, err := Open(t.Context(), path)
 	if err != nil {
