@@ -272,3 +272,15 @@ func capture(t *testing.T, namespace string) <-chan []byte {
 	}()
 	return out
 }
+
+// TestWakePause: what takes long is asked for seldom, whatever the clock does meanwhile.
+func TestWakePause(t *testing.T) {
+	for took, want := range map[time.Duration]time.Duration{
+		0: 5 * time.Second, 10 * time.Millisecond: 5 * time.Second, time.Second: 20 * time.Second, 13 * time.Second: 260 * time.Second,
+		time.Hour: 5 * time.Minute, -time.Hour: 5 * time.Second,
+	} {
+		if got := wakePause(took); got != want {
+			t.Errorf("%v after %v, want %v", got, took, want)
+		}
+	}
+}
