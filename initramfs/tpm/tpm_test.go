@@ -3,6 +3,7 @@ package tpm_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,6 +52,11 @@ func TestSealAndUnseal(t *testing.T) {
 	if bytes.Contains(b, secret) || bytes.Contains(c.Sent.Bytes(), secret) {
 		t.Error("the secret is readable")
 	}
+	// A session without a salt has a key that whoever listens can derive (TPM 2.0 library, part 1, "Session Key Creation").
+	salted, unsalted := []byte{0, 0, 1, 0x76, 0x80}, []byte{0, 0, 1, 0x76, 0x40, 0, 0, 7}
+	if bytes.Contains(c.Sent.Bytes(), unsalted) || !bytes.Contains(c.Sent.Bytes(), salted) {
+		t.Error("a session begins without a salt")
+	}
 	if c.Sent.Len() < 1000 {
 		t.Errorf("only %d bytes were listened to", c.Sent.Len())
 	}
@@ -86,6 +92,42 @@ func TestOtherAndClearedTPM(t *testing.T) {
 	wantCode(t, err, provisioning.CodeForbidden)
 	if got, err := on(c).Unseal(t.Context(), sealed(t, c)); err != nil || !bytes.Equal(got, secret) {
 		t.Errorf("a cleared chip is not used any more: %q, %v", got, err)
+	}
+}
+
+// TestRootOfAnother: whoever sits between the chip and us, and gives us another key under the chip's name, learns no salt by it.
+func TestRootOfAnother(t *testing.T) {
+	c, other := tpmtest.Start(t), tpmtest.Start(t)
+	b := sealed(t, c)
+	sealed(t, other)
+	// The first that is said is the storage root key's: command, then answer.
+	answerOf := func(c *tpmtest.Chip) []byte {
+		sent := c.Sent.Bytes()
+		sent = sent[binary.BigEndian.Uint32(sent[2:]):]
+		return bytes.Clone(sent[:binary.BigEndian.Uint32(sent[2:])])
+	}
+	mine, theirs := answerOf(c), answerOf(other)
+	// Header, handle and the parameters' size come before the public area (TPM 2.0 library, part 3, "TPM2_CreatePrimary").
+	const public = 10 + 4 + 4
+	n := 2 + int(binary.BigEndian.Uint16(mine[public:]))
+	if len(mine) != len(theirs) || bytes.Equal(mine[public:public+n], theirs[public:public+n]) {
+		t.Fatal("the two keys are not alike")
+	}
+	copy(mine[public:public+n], theirs[public:public+n])
+	began := false
+	c.Before = func(command []byte) []byte {
+		switch binary.BigEndian.Uint32(command[6:]) {
+		case uint32(tpm2.TPMCCCreatePrimary):
+			return mine
+		case uint32(tpm2.TPMCCStartAuthSession):
+			began = true
+		}
+		return nil
+	}
+	_, err := on(c).Unseal(t.Context(), b)
+	wantCode(t, err, provisioning.CodeForbidden)
+	if began {
+		t.Error("a salt was encrypted to another's key")
 	}
 }
 
@@ -171,6 +213,16 @@ func TestBusy(t *testing.T) {
 	_, err := on(c).Unseal(ctx, b)
 	wantCode(t, err, provisioning.CodeUnavailable)
 	c.Before = func([]byte) []byte { return answer(tpm2.TPMRCFailure) }
+	_, err = on(c).Unseal(t.Context(), b)
+	wantCode(t, err, provisioning.CodeUnavailable)
+
+	// That it fails says nothing about what is sealed.
+	c.Before = func(command []byte) []byte {
+		if binary.BigEndian.Uint32(command[6:]) == uint32(tpm2.TPMCCLoad) {
+			return answer(tpm2.TPMRCFailure)
+		}
+		return nil
+	}
 	_, err = on(c).Unseal(t.Context(), b)
 	wantCode(t, err, provisioning.CodeUnavailable)
 
