@@ -5,26 +5,24 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"io"
 	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/policy"
-	"branchpoint/services/branch/client"
 	"branchpoint/services/store"
 )
 
 // chip is a computer's TPM: what it has sealed it has a copy of, and gives back until it is cleared.
 type chip struct {
 	kept map[string][]byte
-	err  error // why it fails
+	err  error                        // why it fails
+	give func([]byte) ([]byte, error) // what it gives back instead, where it is set
 }
 
 func newChip() *chip { return &chip{kept: map[string][]byte{}} }
@@ -37,10 +35,15 @@ func (c *chip) Seal(_ context.Context, secret []byte) ([]byte, error) {
 
 func (c *chip) Unseal(_ context.Context, sealed []byte) ([]byte, error) {
 	secret, ok := c.kept[string(sealed)]
-	if !ok && c.err == nil {
+	switch {
+	case c.err != nil:
+		return nil, c.err
+	case !ok:
 		return nil, provisioning.Errorf(provisioning.CodeForbidden, "", "another computer's TPM has sealed it")
+	case c.give != nil:
+		return c.give(secret)
 	}
-	return secret, c.err
+	return secret, nil
 }
 
 // on opens the branch of a data disk on the computer with a TPM, nil where it has none.
@@ -121,6 +124,11 @@ func TestKeysAreSealed(t *testing.T) {
 	if found := append(s.traces(t, first), s.traces(t, now)...); len(found) > 0 {
 		t.Errorf("keys stand in %v", found)
 	}
+	for _, k := range tpm.kept {
+		if len(k) != 32 || bytes.Equal(k, make([]byte, 32)) {
+			t.Errorf("the keys are wrapped with %x", k)
+		}
+	}
 	s.off(t)
 	again, _ := on(t, s.central, path, tpm)
 	if got := again.identity.Load().privateKeys(); !maps.EqualFunc(got, now, bytes.Equal) {
@@ -196,134 +204,58 @@ func TestPlainKeysAreSealedAtOnce(t *testing.T) {
 	}
 }
 
-// TestLostTPM: on another computer, after the TPM was cleared, or without one, the branch says so and goes on without central by what it
-// has. It makes no other key by itself, and back in its computer has what it had; with a new token it enrols again.
-func TestLostTPM(t *testing.T) {
-	for name, other := range map[string]Sealer{"another computer's, or cleared": newChip(), "none": nil} {
-		t.Run(name, func(t *testing.T) {
-			tpm, path := newChip(), filepath.Join(t.TempDir(), "branch.db")
-			s, _ := on(t, newCentral(t), path, tpm)
-			s.deployable(t)
-			keys, recipient := s.identity.Load().privateKeys(), s.Recipient()
-			s.off(t)
-
-			s, kept := on(t, s.central, path, other)
-			if !forGood(kept.Locked) || len(s.identity.Load().privateKeys()) != 0 || s.Recipient() != "" {
-				t.Fatalf("kept as %+v", *kept)
-			}
-			if s.HistoryComplete() {
-				t.Error("at its start it takes its history for complete")
-			}
-			_, err := s.ClientCertificate()
-			wantCode(t, err, provisioning.CodeUnavailable)
-			s.central.refused = true // nobody asks it
-			for _, token := range []string{"", "spent"} {
-				s.cfg.EnrolmentToken = token
-				ctx, stop := context.WithCancel(t.Context())
-				s.cfg.Contact = func(err error) {
-					if !errors.Is(err, kept.Locked) {
-						t.Errorf("with token %q: %v", token, err)
-					}
-					stop()
-				}
-				_ = s.Follow(ctx)
-			}
-			// Another appliance may have served the site: until a person knows better nothing that is required begins.
-			if d := s.Decide(t.Context(), desk); d.Action != policy.Silent || s.HistoryComplete() {
-				t.Errorf("%+v", d)
-			}
-			if err := s.AcceptHistory(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			s.listen(t)
-			a, _ := s.registered(t, desk, "", client.Facts{})
-			as := assignment(t, a) // clients are served all the same
-			report(t, a, as, provisioning.StatusStepStarted, "applyOperatingSystemImage")
-			s.off(t)
-
-			back, kept := on(t, s.central, path, tpm)
-			if got := back.identity.Load().privateKeys(); *kept != (Keys{}) || !bytes.Equal(got[forCentral], keys[forCentral]) || back.Recipient() != recipient {
-				t.Errorf("back in its computer: %+v", *kept)
-			}
-			back.off(t)
-
-			s, kept = on(t, s.central, path, other)
-			s.central.refused, s.cfg.EnrolmentToken = false, "good"
-			ctx, stop := context.WithCancel(t.Context())
-			s.cfg.Contact = func(err error) {
-				if err != nil {
-					t.Error("enrolled again:", err)
-				}
-				stop()
-			}
-			_ = s.Follow(ctx)
-			if s.keepUp(t.Context()); !s.HistoryComplete() {
-				t.Error("enrolled again it does not ask what has run")
-			}
-			fresh := s.identity.Load().privateKeys()
-			if len(fresh) != 2 || bytes.Equal(fresh[forCentral], keys[forCentral]) || kept.Locked != nil || (kept.Plain != nil) != (other == nil) {
-				t.Errorf("enrolled again there are %d keys, %+v", len(fresh), *kept)
-			}
-			if n, err := s.cfg.Store.OutboxLength(t.Context()); err != nil || n != 1 {
-				t.Errorf("%d messages wait, %v", n, err)
-			}
-			if found := s.traces(t, fresh); (len(found) > 0) != (other == nil) {
-				t.Errorf("the new keys stand in %v", found)
-			}
-			s.off(t)
-			s, kept = on(t, s.central, path, other)
-			if !maps.EqualFunc(s.identity.Load().privateKeys(), fresh, bytes.Equal) || kept.Locked != nil {
-				t.Errorf("after a restart: %+v", *kept)
-			}
-		})
-	}
-}
-
-// TestTPMFailsForAWhile: as long as it may answer yet, the branch waits for it and uses no token.
-func TestTPMFailsForAWhile(t *testing.T) {
+// TestSecretsKeyIsLostMeanwhile: where the site key can be opened again and the key for secrets cannot, there is another one.
+func TestSecretsKeyIsLostMeanwhile(t *testing.T) {
 	tpm, path := newChip(), filepath.Join(t.TempDir(), "branch.db")
 	s, _ := on(t, newCentral(t), path, tpm)
 	s.deployable(t)
-	keys := s.identity.Load().privateKeys()
+	broken, err := s.identity.Load().sealed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.wrapping = nil // stored as it stands here
+	k := broken.Sealed[forSecrets]
+	k.Box[len(k.Box)/2] ^= 1
+	if err := saveIdentity(t.Context(), s.cfg.Store, broken); err != nil {
+		t.Fatal(err)
+	}
+	before := s.Recipient()
 	s.off(t)
 	tpm.err = provisioning.Errorf(provisioning.CodeUnavailable, "", "busy")
-	s, kept := on(t, s.central, path, tpm)
-	s.cfg.EnrolmentToken = "good"
-	wantCode(t, s.Enrol(t.Context(), "good"), provisioning.CodeUnavailable)
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var told []error
-	s.cfg.Contact = func(err error) {
-		if told = append(told, err); !s.HistoryComplete() {
-			t.Error("what is required is held back")
-		}
-		tpm.err = nil
+	s, _ = on(t, s.central, path, tpm)
+	if s.Recipient() != "" {
+		t.Error("there is a key while nothing can be opened")
 	}
-	done := make(chan struct{})
-	go func() { _ = s.Follow(ctx); close(done) }()
-	s.central.snapshots <- s.central.sign(t, func(n *provisioning.Snapshot) { n.Number = 2 }) // which it asks for with its key
-	stop()
-	<-done
-	if len(told) == 0 || provisioning.CodeOf(told[0]) != provisioning.CodeUnavailable {
-		t.Errorf("told was %v", told)
+	tpm.err = nil
+	if err := s.reopen(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	if got := s.identity.Load().privateKeys(); !maps.EqualFunc(got, keys, bytes.Equal) || *kept != (Keys{}) {
-		t.Errorf("then there are %v, %+v", slices.Collect(maps.Keys(got)), *kept)
+	if r := s.Recipient(); r == "" || r == before {
+		t.Errorf("the recipient is %q", r)
 	}
 }
 
-// TestSealedBeforeEnrolment: a TPM that is lost before the branch was enrolled costs nothing but the token.
-func TestSealedBeforeEnrolment(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "branch.db")
-	s, _ := on(t, newCentral(t), path, newChip())
-	before := s.Fingerprint()
-	s.off(t)
-	s, kept := on(t, s.central, path, newChip())
-	wantCode(t, s.Enrol(t.Context(), "spent"), provisioning.CodeUnauthorized)
-	asked := s.Fingerprint()
-	s.deployable(t)
-	if *kept != (Keys{}) || s.Recipient() == "" || asked == "" || asked == before || s.Fingerprint() != asked {
-		t.Errorf("kept as %+v; fingerprints %s, %s, %s", *kept, before, asked, s.Fingerprint())
+// TestTPMGivesBackOther: nothing is trusted to a TPM that does not give back what it has sealed; the keys stay as they are.
+func TestTPMGivesBackOther(t *testing.T) {
+	for name, give := range map[string]func([]byte) ([]byte, error){
+		"another": func([]byte) ([]byte, error) { return make([]byte, 32), nil },
+		"nothing": func([]byte) ([]byte, error) { return nil, provisioning.Errorf(provisioning.CodeCorrupt, "", "damaged") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			tpm, path := newChip(), filepath.Join(t.TempDir(), "branch.db")
+			tpm.give = give
+			s, kept := on(t, newCentral(t), path, tpm)
+			s.deployable(t)
+			keys := s.identity.Load().privateKeys()
+			if provisioning.CodeOf(kept.Plain) != provisioning.CodeCorrupt || kept.Locked != nil {
+				t.Errorf("kept as %+v", *kept)
+			}
+			s.off(t)
+			s, kept = on(t, s.central, path, nil)
+			if !maps.EqualFunc(s.identity.Load().privateKeys(), keys, bytes.Equal) || kept.Locked != nil {
+				t.Errorf("after a restart: %+v", *kept)
+			}
+		})
 	}
 }
 
@@ -350,6 +282,9 @@ func TestDamagedKeys(t *testing.T) {
 		switch {
 		case purpose == forCentral:
 			wantCode(t, kept.Locked, provisioning.CodeCorrupt)
+			if s.Recipient() != "" || s.HistoryComplete() {
+				t.Error("without its site key it goes on as if it had it")
+			}
 		case kept.Locked != nil || s.Recipient() == recipient || s.Recipient() == "":
 			t.Errorf("kept as %+v", *kept)
 		}

@@ -246,4 +246,7 @@ func TestSecretsAfterApproval(t *testing.T) {
 	if d := s.Decide(t.Context(), desk); d.Action != policy.Silent {
 		t.Errorf("after the hour: %+v", d)
 	}
+	// Where the hour ends between the decision and what is handed out.
+	is := s.state.Load()
+	wantCode(t, is.spend("desk-1", is.released["desk-1"].boot, now), provisioning.CodeForbidden)
 }
