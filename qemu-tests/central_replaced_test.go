@@ -21,8 +21,8 @@ func (s *site) loseHistory() (mend func()) {
 			s.t.Fatalf("rename a table of central's: %v: %s", err, out)
 		}
 	}
-	rename("status", "status_away")
-	return func() { s.t.Helper(); rename("status_away", "status") }
+	rename("run_records", "run_records_away")
+	return func() { s.t.Helper(); rename("run_records_away", "run_records") }
 }
 
 // replacedAppliance replaces an appliance, data disk and all, by one that cannot learn what has run at its site: it stays

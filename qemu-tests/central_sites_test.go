@@ -89,6 +89,10 @@ func twoSites(t *testing.T) {
 		lab.RequireBlank(t, s.lab.Path("disks", disk+".img"))
 	}
 	s.waitRuns("desk-london", name)
+
+	// What is for every unknown machine is for no appliance: neither by its own word nor, at the other site, by central's.
+	requireExplained(t, par, s.appliance, "uefi", "an appliance of site LON", "never a target", "→ silent")
+	requireExplained(t, par, par, "bios", "never a target", "→ silent")
 }
 
 // delayed requires that an appliance's first offer to a machine came after the site's delay, by a clock that may be another
