@@ -76,7 +76,8 @@ var secretWords = []string{
 
 // releasing are lines of a Site document that say after what secrets are handed out: who changed that is to be seen.
 var releasing = map[string]bool{
-	"secretsAfter: " + string(SecretsAfterPassword): true, "secretsAfter: " + string(SecretsAfterApproval): true, "secretsAfter: " + string(SecretsKnown): true,
+	"secretsAfter: " + string(SecretsAfterPassword): true, "secretsAfter: " + string(SecretsAfterApproval): true, "secretsAfter: " + string(SecretsAfterTPM): true,
+	"secretsAfter: " + string(SecretsKnown): true,
 }
 
 func secretName(name string) bool {

@@ -19,6 +19,9 @@ type ComputerSpec struct {
 	MACAddresses []MAC `yaml:"macAddresses,omitempty" json:"macAddresses,omitempty"`
 	// SMBIOSGUID is its SMBIOS GUID.
 	SMBIOSGUID GUID `yaml:"smbiosGUID,omitempty" json:"smbiosGUID,omitempty"`
+	// TPM is which TPM 2.0 it has: the SHA-256 of that chip's endorsement key (RSA 2048, as SubjectPublicKeyInfo in DER; TCG EK
+	// Credential Profile, template L-1). A computer is not recognised by it; it proves that it is the computer (SecretsAfterTPM).
+	TPM SHA256 `yaml:"tpm,omitempty" json:"tpm,omitempty"`
 	// Infrastructure marks a computer that is never a target, whatever a collection says: a host that makes media, or an
 	// appliance or central, which are none without it, too, once central has heard of their machines.
 	Infrastructure bool `yaml:"infrastructure,omitempty" json:"infrastructure,omitempty"`

@@ -62,6 +62,7 @@ func TestEveryFault(t *testing.T) {
 		{"no identity", "spec:\n  macAddresses: [\"52:54:00:00:00:03\"]", "spec: {}", `give at least one`},
 		{"MAC twice", `"52:54:00:00:00:02"`, `"52-54-00-00-00-01"`, `52:54:00:00:00:01 is listed twice`},
 		{"GUID", "4c4c4544-0042-3510-8052-b4c04f4d3432", "4c4c4544", `"4c4c4544" is no SMBIOS GUID`},
+		{"TPM that is no sum", "tpm: 0123456789abcdef0123456789abcdef0123456789abcdef", "tpm: 0123", `tpm is no SHA-256 of an endorsement key`},
 		{"shared GUID", "4c4c4544-0042-3510-8052-b4c04f4d3432", "03000200-0400-0500-0006-000700080009", `is no GUID of one computer`},
 		{"variable", "{OSDTimeZone: GMT}", "{OSD-TimeZone: GMT}", `variable "OSD-TimeZone": use letters`},
 		{"read-only variable", "{OSDTimeZone: GMT}", "{_smstsX: GMT}", `variable "_smstsX"`},

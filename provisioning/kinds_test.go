@@ -52,6 +52,7 @@ spec:
   site: LON
   macAddresses: ["52:54:00:00:00:01", "52:54:00:00:00:02"]
   smbiosGUID: 4c4c4544-0042-3510-8052-b4c04f4d3432
+  tpm: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
   infrastructure: true
   variables: {OSDTimeZone: GMT}
   secrets: {JoinPassword: "sealed:AAAA"}

@@ -36,6 +36,8 @@ const (
 	SecretsAfterPassword SecretRelease = "password"
 	// SecretsAfterApproval: once a person at the appliance's console has approved it for the computer.
 	SecretsAfterApproval SecretRelease = "approval"
+	// SecretsAfterTPM: once the computer has proved, by a key that does not leave its TPM, that this is the one its record names.
+	SecretsAfterTPM SecretRelease = "tpm"
 	// SecretsKnown: to every computer that has a record. Whoever can send DHCP packets in its name gets them.
 	SecretsKnown SecretRelease = "known"
 )

@@ -79,7 +79,7 @@ type PXERole struct {
 	// PasswordHash is the Argon2id hash (RFC 9106, PHC string form) of the password that is asked for before anything
 	// happens on a client, as `branchpoint password` prints it; empty asks for none.
 	PasswordHash string `yaml:"passwordHash,omitempty" json:"passwordHash,omitempty"`
-	// SecretsAfter is password, approval or known: what secrets are handed out after. Empty means password where there is a
+	// SecretsAfter is password, approval, tpm or known: what secrets are handed out after. Empty means password where there is a
 	// PasswordHash, else approval.
 	SecretsAfter SecretRelease `yaml:"secretsAfter,omitempty" json:"secretsAfter,omitempty"`
 	// Ignore are MAC addresses that are never answered.

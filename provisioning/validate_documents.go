@@ -32,6 +32,9 @@ func (c *checker) computer(o *Computer) {
 		}
 		s.SMBIOSGUID = g
 	}
+	if s.TPM != "" && !s.TPM.Valid() {
+		c.add("$.spec.tpm", "tpm is no SHA-256 of an endorsement key: 64 hexadecimal digits in lower case")
+	}
 	c.variables("$.spec.variables", s.Variables)
 	c.secrets("$.spec.secrets", s.Secrets, s.Variables)
 }

@@ -106,13 +106,13 @@ func (c *checker) pxe(at string, p *PXERole) {
 		}
 	}
 	switch p.SecretsAfter {
-	case "", SecretsAfterApproval, SecretsKnown:
+	case "", SecretsAfterApproval, SecretsAfterTPM, SecretsKnown:
 	case SecretsAfterPassword:
 		if p.PasswordHash == "" {
 			c.add(at+".secretsAfter", "secretsAfter: %s needs a passwordHash; make it with: branchpoint password", SecretsAfterPassword)
 		}
 	default:
-		c.add(at+".secretsAfter", "secretsAfter is %q; write %s, %s or %s", clip(string(p.SecretsAfter)), SecretsAfterPassword, SecretsAfterApproval, SecretsKnown)
+		c.add(at+".secretsAfter", "secretsAfter is %q; write %s, %s, %s or %s", clip(string(p.SecretsAfter)), SecretsAfterPassword, SecretsAfterApproval, SecretsAfterTPM, SecretsKnown)
 	}
 	c.macs(at+".ignore", p.Ignore)
 	c.macs(at+".sharedAdapters", p.SharedAdapters)

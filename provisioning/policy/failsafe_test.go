@@ -47,7 +47,7 @@ func TestFailSafe(t *testing.T) {
 		}, desk, RuleRequired, "after the site's password"},
 		{"the same where there is none", func(s *provisioning.Snapshot, _ *History) { secretive(s, provisioning.SecretsAfterPassword) }, desk, RuleNothing, "and the site has none"},
 		{"secrets after what a newer version knows", func(s *provisioning.Snapshot, h *History) {
-			secretive(s, "tpm")
+			secretive(s, "moon")
 			s.Site.Spec.PXE.PasswordHash, h.Released = "$argon2id$", map[string]bool{"desk-1": true}
 		}, desk, RuleNothing, "which is one that this version does not know"},
 		{"secrets for a computer whose record is not central's yet", func(s *provisioning.Snapshot, h *History) {

@@ -121,6 +121,10 @@ func (q *question) withheld(sequence string) (why string, after provisioning.Sec
 		return "", after
 	case after == provisioning.SecretsAfterApproval:
 		return needs + ", which a person has to approve at the appliance's console: approve secrets " + q.computer.Name, after
+	case after == provisioning.SecretsAfterTPM && q.computer.Spec.TPM != "":
+		return "", after
+	case after == provisioning.SecretsAfterTPM:
+		return needs + ", which are handed out to a computer that proves by its TPM which one it is, and its record names none: set tpm", after
 	case after != provisioning.SecretsAfterPassword:
 		return needs + ", and the site's secretsAfter says after what, which is one that this version does not know", after
 	case q.p.role.PasswordHash == "":
@@ -163,6 +167,7 @@ func (q *question) releasable(a *advertisement) bool {
 var releases = map[provisioning.SecretRelease]string{
 	provisioning.SecretsAfterPassword: "after the site's password",
 	provisioning.SecretsAfterApproval: "a person has approved it",
+	provisioning.SecretsAfterTPM:      "once its TPM has proved which computer it is",
 	provisioning.SecretsKnown:         "to every known computer",
 }
 

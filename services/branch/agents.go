@@ -87,6 +87,19 @@ func (b *Branch) Handler() http.Handler {
 			return b.password(r.Context(), c, req.Password)
 		})
 	})
+	mux.HandleFunc("POST "+client.PathTPM, func(w http.ResponseWriter, r *http.Request) {
+		b.answer(w, r, "tpm", func() (any, error) {
+			c, err := b.authenticate(r)
+			if err != nil {
+				return nil, err
+			}
+			var req client.TPMRequest
+			if err := decode(w, r, maxRegister, &req); err != nil {
+				return nil, err
+			}
+			return b.tpm(c, &req)
+		})
+	})
 	mux.HandleFunc("POST "+client.PathAssignment, func(w http.ResponseWriter, r *http.Request) {
 		b.answer(w, r, "assignment", func() (any, error) {
 			c, err := b.authenticate(r)
@@ -191,7 +204,7 @@ func (b *Branch) register(r *http.Request, req client.RegisterRequest) (*client.
 	b.metrics.registrations.Inc()
 	b.cfg.Log.Info("agent registered", "computer", c.Computer, "unknown", c.Unknown, "mac", m.MAC, "guid", m.GUID, "arch", m.Arch.String(),
 		"chosen", c.Choice, "password_wanted", c.Locked, "secure_boot", req.Facts.SecureBoot, "product", req.Facts.Product)
-	out := &client.Registration{Token: token, Expires: c.Expires, Time: now.UTC(), PasswordWanted: c.Locked}
+	out := &client.Registration{Token: token, Expires: c.Expires, Time: now.UTC(), PasswordWanted: c.Locked, TPMWanted: b.wantsTPM(&c)}
 	if c.Locked {
 		out.WaitSeconds = seconds(b.attempts.wait(c.accounts(), now))
 	}

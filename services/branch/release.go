@@ -82,6 +82,10 @@ func (b *Branch) release(s *state, c *claims, d *policy.Decision) (map[string]st
 		return nil, provisioning.Errorf(provisioning.CodeForbidden, "Start the computer from the network again.",
 			"%s is given secrets after the site's password alone, which was not given in this start", c.Computer)
 	}
+	if s.policy.SecretsAfter() == provisioning.SecretsAfterTPM && !s.provedTPM(c, computer) {
+		return nil, provisioning.Errorf(provisioning.CodeForbidden, "Switch its TPM on in the computer's firmware set-up, or correct tpm of its record; then start it again.",
+			"%s is given secrets once its TPM has proved which computer it is, and it has not", c.Computer)
+	}
 	key, err := b.identity.Load().secretsKey()
 	if err != nil {
 		return nil, err

@@ -121,6 +121,8 @@ type claims struct {
 	Locked bool `json:"locked,omitempty"`
 	// Proved: the site's password was given in this boot.
 	Proved bool `json:"proved,omitempty"`
+	// TPM is which chip has proved to be in the computer in this boot, empty where none has; see provisioning.ComputerSpec.
+	TPM provisioning.SHA256 `json:"tpm,omitempty"`
 	// Key is the sum of the agent's public key (SubjectPublicKeyInfo): the token is worth nothing without it.
 	Key     provisioning.SHA256 `json:"key"`
 	Expires time.Time           `json:"expires"`

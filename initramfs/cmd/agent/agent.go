@@ -19,6 +19,7 @@ import (
 type Branch interface {
 	Register(ctx context.Context, f client.Facts) (client.Registration, error)
 	Password(ctx context.Context, password string) (client.PasswordAnswer, error)
+	ProveTPM(ctx context.Context, t client.TPM) error
 	Assignment(ctx context.Context) (*provisioning.Assignment, error)
 	Report(ctx context.Context, messages []provisioning.StatusMessage) error
 	Content() steps.Content
@@ -40,7 +41,9 @@ type Agent struct {
 	Connect    func(client.Boot) (Branch, error)
 	Hardware   Hardware
 	// Machine is the computer to deploy to. What programs print is kept in the agent's log, unless it is private.
-	Machine  func(f steps.Firmware, private bool) steps.System
+	Machine func(f steps.Firmware, private bool) steps.System
+	// TPM is the computer's; it fails with CodeNotFound where there is none.
+	TPM      client.TPM
 	SetClock func(time.Time) error
 	Restart  func() error
 	Screen   *Screen
@@ -180,6 +183,9 @@ func (a *Agent) assignment(ctx context.Context, b Branch, facts client.Facts) (*
 		}
 	}
 	a.Emit("agent-registered", map[string]any{"mac": string(facts.MAC), "password": reg.PasswordWanted})
+	if reg.TPMWanted {
+		a.proveTPM(ctx, b)
+	}
 	if reg.PasswordWanted {
 		if err := a.password(ctx, b, reg.WaitSeconds); err != nil {
 			return nil, withNext(err, "Start the computer from the network again.")
@@ -194,6 +200,30 @@ func (a *Agent) assignment(ctx context.Context, b Branch, facts client.Facts) (*
 		return nil, withNext(err, "There may be nothing to do for this computer any more: start it again, from its own disk.")
 	}
 	return out, nil
+}
+
+// tpmTries is how often it is tried to prove by the TPM which computer this is, and tpmTime how long one try may take: a slow chip makes
+// its endorsement key in half a minute.
+const (
+	tpmTries = 4
+	tpmTime  = 2 * time.Minute
+)
+
+// proveTPM proves to the branch by the computer's TPM which computer this is. Where that cannot be, the computer goes on without: whether
+// it is given what it is to run is the branch's to say.
+func (a *Agent) proveTPM(ctx context.Context, b Branch) {
+	tries := 0
+	err := a.retry(ctx, "prove by the TPM which computer this is", func(err error) bool { return refused(err) || tries >= tpmTries }, func(int) error {
+		tries++
+		ctx, cancel := context.WithTimeout(ctx, tpmTime)
+		defer cancel()
+		return b.ProveTPM(ctx, a.TPM)
+	})
+	if err != nil && ctx.Err() == nil {
+		a.Log.Error("the TPM has not proved which computer this is", "error", err)
+		a.Screen.Trouble("prove by the TPM which computer this is", err)
+	}
+	a.Emit("agent-tpm", map[string]any{"proved": err == nil})
 }
 
 // refused reports whether the branch understood and said no, so that asking again cannot help.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -58,6 +59,7 @@ type bench struct {
 
 	register func(try int) (client.Registration, error)
 	password func(given string) (client.PasswordAnswer, error)
+	prove    func(try int) error
 	typed    []string // what the person types, one line for each time they are asked
 	waits    []time.Duration
 	// hushed and shown count when what is typed ceased to be shown, and was shown again.
@@ -89,6 +91,8 @@ func (b *bench) Password(_ context.Context, password string) (client.PasswordAns
 	b.count("password")
 	return b.password(password)
 }
+
+func (b *bench) ProveTPM(context.Context, client.TPM) error { return b.prove(b.count("prove")) }
 
 func (b *bench) Assignment(context.Context) (*provisioning.Assignment, error) { return b.assignment() }
 
@@ -560,4 +564,15 @@ func TestSettledDisks(t *testing.T) {
 	if err != nil || len(got) != 1 || n != diskPatience {
 		t.Errorf("%v %v after %d", got, err, n)
 	}
+}
+
+// told is what the last event of that name says in a field, "" where there was none.
+func (b *bench) told(event, field string) string {
+	out := ""
+	for i, e := range b.events {
+		if e == event {
+			out = fmt.Sprint(b.fields[i][field])
+		}
+	}
+	return out
 }

@@ -18,6 +18,7 @@ import (
 	"branchpoint/initramfs/events"
 	"branchpoint/initramfs/network"
 	"branchpoint/initramfs/target"
+	"branchpoint/initramfs/tpm"
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/sequence"
 	"branchpoint/provisioning/sequence/steps"
@@ -82,6 +83,7 @@ func run(ctx context.Context) error {
 				List: func(ctx context.Context) ([]steps.Disk, error) { return settledDisks(ctx, listDisks, sequence.Wait) },
 			}
 		},
+		TPM:      tpm.New(tpm.Device),
 		SetClock: setClock,
 		Restart:  restart,
 		Screen:   screen,

@@ -38,6 +38,7 @@ const (
 	PathAssignment = "/agent/v1/assignment"
 	PathStatus     = "/agent/v1/status"
 	PathPassword   = "/agent/v1/password"
+	PathTPM        = "/agent/v1/tpm"
 )
 
 // Boot is what the branch tells one machine for one boot, in an initramfs made for it. It holds a secret.
@@ -73,6 +74,9 @@ type Registration struct {
 	Time time.Time `json:"time"`
 	// PasswordWanted: the token is good for nothing but giving the site's password (Password).
 	PasswordWanted bool `json:"passwordWanted,omitempty"`
+	// TPMWanted: some of what is to be done needs secrets, which are given once the computer's TPM has proved which computer it is
+	// (ProveTPM).
+	TPMWanted bool `json:"tpmWanted,omitempty"`
 	// WaitSeconds is how long a password would not be looked at, as there were wrong ones.
 	WaitSeconds int `json:"waitSeconds,omitempty"`
 }
