@@ -25,8 +25,9 @@ func keysItem(settings provisioning.Appliance, k branch.Keys) screen.Item {
 	case k.Locked != nil:
 		return screen.Item{
 			State: screen.Problem,
-			Text:  fmt.Sprintf("cannot be opened at the moment: %v\nThe site goes on with what is here, without central, and hands out no secrets. It is tried again.", k.Locked),
-			Next:  provisioning.NextOf(k.Locked) + " Then " + again,
+			Text: fmt.Sprintf("cannot be opened at the moment: %v\nThe site goes on with what is here, without central, and hands out no secrets. It is tried again. "+
+				"As another appliance may have served the site meanwhile, nothing that is required begins until then.", k.Locked),
+			Next: provisioning.NextOf(k.Locked) + " Then " + again + " Where nothing has run at the site without this data disk, type: approve history yes",
 		}
 	case provisioning.CodeOf(k.Plain) == provisioning.CodeNotFound:
 		return screen.Item{State: screen.OK, Text: "not protected by a TPM, as this computer has none that is switched on: whoever takes the data disk has it"}

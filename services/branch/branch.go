@@ -139,6 +139,7 @@ type state struct {
 	names    map[string]bool        // of the snapshot's computers, in lower case
 	// past is the history without Approved. Its runs stand in the order in which they began.
 	past       policy.History
+	recorded   bool                  // the store says that the history is complete; past.Complete is settled by it
 	own        provisioning.Hardware // what the appliance is recognised by itself; past finds it
 	allowances []provisioning.Allowance
 	obeyed     map[provisioning.SHA256]bool // orders, by their sums
@@ -158,6 +159,12 @@ func (s state) with(snapshot *provisioning.Snapshot) (*state, error) {
 func (b *Branch) putInForce(next *state) {
 	b.state.Store(next)
 	b.metrics.inForce(next.snapshot)
+}
+
+// settled returns the state with its history complete only where the store says so, and the keys leave no doubt about it.
+func (s state) settled(id *identity) *state {
+	s.past.Complete = s.recorded && !id.doubtful()
+	return &s
 }
 
 // withRun returns the state with one run in place of that with the same id, or with one more.
@@ -224,10 +231,10 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 	first := &state{
 		own: own,
 		past: policy.History{
-			Runs: records.Runs, Discovered: records.Discovered, Inventories: records.Inventories, Complete: records.HistoryComplete,
+			Runs: records.Runs, Discovered: records.Discovered, Inventories: records.Inventories,
 			Own: provisioning.NewHosts([]provisioning.Host{{Site: cfg.Site, Hardware: own}}),
 		}.Indexed(),
-		allowances: records.Allowances, obeyed: make(map[provisioning.SHA256]bool, len(records.Obeyed)),
+		recorded: records.HistoryComplete, allowances: records.Allowances, obeyed: make(map[provisioning.SHA256]bool, len(records.Obeyed)),
 	}
 	for _, sum := range records.Obeyed {
 		first.obeyed[sum] = true
@@ -236,6 +243,7 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 		cfg.Log.Error("the counts of wrong passwords begin anew", "error", err)
 	}
 	first.policy, _ = policy.Compile(nil) // nothing can be wrong with it
+	first = first.settled(id)             // before anything is answered
 	b.state.Store(first)
 	signed, err := cfg.Store.LoadSnapshot(ctx)
 	if err != nil {
@@ -254,10 +262,8 @@ func New(ctx context.Context, cfg Config) (*Branch, error) {
 			b.putInForce(b.compiled(first, s))
 		}
 	}
-	if forGood(id.locked) { // before anything is answered
-		if err := b.unsettle(ctx, becauseLost); err != nil {
-			return nil, err
-		}
+	if id.doubtful() {
+		cfg.Log.Warn("this appliance cannot open the site's private keys: another one may serve the site, so nothing that is required begins")
 	}
 	b.countOutbox(ctx)
 	b.reported <- struct{}{}

@@ -52,6 +52,8 @@ type identity struct {
 	Sealed map[string]sealedKey `json:"sealed,omitempty"`
 	// Remains: keys stood in the store as they are before they were sealed, and may still stand in what it has deleted.
 	Remains bool `json:"remains,omitempty"`
+	// HistoryAccepted: a person has taken the history of runs as complete although the site key cannot be opened. It holds until it can.
+	HistoryAccepted bool `json:"historyAccepted,omitempty"`
 
 	wrapping *wrapping // nil where the keys are stored as they are
 	plain    error     // why they are, nil where they are sealed
@@ -237,7 +239,8 @@ func (b *Branch) Enrol(ctx context.Context, token string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next := *b.identity.Load()
-	next.SiteKey, next.NextSiteKey, next.Sealed, next.locked = key, nil, nil, nil
+	wasLocked := next.locked != nil
+	next.SiteKey, next.NextSiteKey, next.Sealed, next.locked, next.HistoryAccepted = key, nil, nil, nil, false
 	next.Certificate, next.CentralCA = answer.Certificate, b.cfg.CentralCA
 	if len(next.Certificate) == 0 || len(answer.SnapshotKey) != ed25519.PublicKeySize {
 		return provisioning.Errorf(provisioning.CodeCorrupt, "", "central's answer to the enrolment is incomplete")
@@ -255,7 +258,7 @@ func (b *Branch) Enrol(ctx context.Context, token string) error {
 			return err
 		}
 	}
-	if err := b.storeIdentity(ctx, &next, provisioning.BranchChange{Resend: again}); err != nil {
+	if err := b.storeIdentity(ctx, &next, provisioning.BranchChange{Resend: again, HistoryMissing: wasLocked}); err != nil {
 		return err
 	}
 	b.cfg.Log.Info("enrolled at central", "site", b.cfg.Site, "again", again, "root pinned", next.Root != nil)

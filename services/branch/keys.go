@@ -30,10 +30,14 @@ type Sealer interface {
 type Keys struct {
 	// Plain is why they are stored as they are; CodeNotFound where the computer has nothing to seal with.
 	Plain error
-	// Locked is why they cannot be opened. The branch goes on without central by what it has, and hands out no secrets. Where they
-	// are lost, nothing that is required begins, as another appliance may have served the site meanwhile, until a person says so.
+	// Locked is why they cannot be opened. The branch goes on without central by what it has, and hands out no secrets. Nothing that
+	// is required begins, as another appliance may serve the site, or have served it, until they can or a person says so.
 	Locked error
 }
+
+// doubtful reports whether another appliance may have added to the site's history: without its key the branch cannot be told that
+// central has refused it, for however short a time that seems to be, and no person has said otherwise.
+func (id *identity) doubtful() bool { return id.locked != nil && !id.HistoryAccepted }
 
 // forGood reports whether a key that cannot be opened cannot be in this computer as it is, however often that is tried.
 func forGood(err error) bool {
@@ -166,6 +170,8 @@ func (id *identity) unsealed(ctx context.Context, s Sealer) *identity {
 	// What else cannot be opened has another in its place: central encrypts to whatever key it is told, and enrols any.
 	if len(next.SiteKey) == 0 {
 		next.locked = cmp.Or(failed[forCentral], errNoKey)
+	} else {
+		next.HistoryAccepted = false
 	}
 	return &next
 }
@@ -224,11 +230,14 @@ func (id *identity) opened(ctx context.Context, cfg Config) (*identity, error) {
 	if next.wrapping == nil {
 		next = next.protected(ctx, cfg)
 	}
-	if plain && next.wrapping != nil {
-		next.Remains = true
+	seals := plain && next.wrapping != nil
+	if seals || next.HistoryAccepted != id.HistoryAccepted {
+		next.Remains = next.Remains || seals
 		if err := saveIdentity(ctx, cfg.Store, next); err != nil {
 			return nil, err
 		}
+	}
+	if seals {
 		cfg.Log.Info("the site's private keys are sealed to this computer's TPM from now on")
 	}
 	if next.locked == nil {
@@ -263,9 +272,12 @@ func (id *identity) keys() Keys {
 	return k
 }
 
-// become makes an identity the branch's.
+// become makes an identity the branch's. b.mu is held.
 func (b *Branch) become(id *identity) {
 	b.identity.Store(id)
+	if s := b.state.Load(); s != nil {
+		b.state.Store(s.settled(id))
+	}
 	b.metrics.keptAs(id.keys())
 	if b.cfg.Keys != nil {
 		b.cfg.Keys(id.keys())
@@ -288,9 +300,15 @@ func (b *Branch) reopen(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.identity.Load() != is {
-		return fmt.Errorf("the branch's keys were opened meanwhile: %w", is.locked)
+		return fmt.Errorf("who the branch is has changed meanwhile: %w", is.locked)
 	}
-	b.become(next)
+	if is.HistoryAccepted != next.HistoryAccepted { // before it is believed: it is not for another time
+		if err := b.storeIdentity(ctx, next, provisioning.BranchChange{}); err != nil {
+			return err
+		}
+	} else {
+		b.become(next)
+	}
 	if next.locked == nil {
 		b.cfg.Log.Info("the site's private keys could be opened again")
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -50,8 +51,12 @@ func TestLostTPM(t *testing.T) {
 			if d := s.Decide(t.Context(), desk); d.Action != policy.Silent || s.HistoryComplete() {
 				t.Errorf("%+v", d)
 			}
-			if err := s.AcceptHistory(t.Context()); err != nil {
+			if err := s.AcceptHistory(t.Context()); err != nil || !s.HistoryComplete() {
 				t.Fatal(err)
+			}
+			s.off(t)
+			if s, _ = on(t, s.central, path, other); !s.HistoryComplete() {
+				t.Error("after a restart a person has to say so again")
 			}
 			s.listen(t)
 			a, _ := s.registered(t, desk, "", client.Facts{})
@@ -63,9 +68,15 @@ func TestLostTPM(t *testing.T) {
 			if got := back.identity.Load().privateKeys(); *kept != (Keys{}) || !bytes.Equal(got[forCentral], keys[forCentral]) || back.Recipient() != recipient {
 				t.Errorf("back in its computer: %+v", *kept)
 			}
+			if !back.HistoryComplete() {
+				t.Error("back in its computer it waits for central")
+			}
 			back.off(t)
 
 			s, kept = on(t, s.central, path, other)
+			if s.HistoryComplete() {
+				t.Error("what a person said before the keys were opened still holds")
+			}
 			s.central.refused, s.cfg.EnrolmentToken = false, "good"
 			ctx, stop := context.WithCancel(t.Context())
 			s.cfg.Contact = func(err error) {
@@ -75,6 +86,9 @@ func TestLostTPM(t *testing.T) {
 				stop()
 			}
 			_ = s.Follow(ctx)
+			if s.HistoryComplete() {
+				t.Error("enrolled again it takes its history for complete without central's")
+			}
 			if s.keepUp(t.Context()); !s.HistoryComplete() {
 				t.Error("enrolled again it does not ask what has run")
 			}
@@ -97,26 +111,44 @@ func TestLostTPM(t *testing.T) {
 	}
 }
 
-// TestTPMFailsForAWhile: as long as it may answer yet, the branch waits for it and uses no token.
+// TestTPMFailsForAWhile: as long as it may answer yet, the branch waits for it and uses no token. Nothing that is required begins
+// meanwhile, as central cannot tell it that another appliance has its place; it begins as soon as the keys are there, without central.
 func TestTPMFailsForAWhile(t *testing.T) {
+	for _, code := range []provisioning.Code{provisioning.CodeUnavailable, provisioning.CodeConflict} {
+		for _, accepts := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, accepted %v", code, accepts), func(t *testing.T) { failsForAWhile(t, code, accepts) })
+		}
+	}
+}
+
+func failsForAWhile(t *testing.T, code provisioning.Code, accepts bool) {
 	tpm, path := newChip(), filepath.Join(t.TempDir(), "branch.db")
 	s, _ := on(t, newCentral(t), path, tpm)
 	s.deployable(t)
 	keys := s.identity.Load().privateKeys()
 	s.off(t)
-	tpm.err = provisioning.Errorf(provisioning.CodeUnavailable, "", "busy")
+	tpm.err = provisioning.Errorf(code, "", "not now")
 	s, kept := on(t, s.central, path, tpm)
-	if kept.Plain != nil || provisioning.CodeOf(kept.Locked) != provisioning.CodeUnavailable {
+	if kept.Plain != nil || provisioning.CodeOf(kept.Locked) != code {
 		t.Errorf("kept as %+v", *kept)
 	}
 	s.cfg.EnrolmentToken = "good"
-	wantCode(t, s.Enrol(t.Context(), "good"), provisioning.CodeUnavailable)
+	if d := s.Decide(t.Context(), desk); d.Action != policy.Silent || s.HistoryComplete() {
+		t.Errorf("from the start: %+v", d)
+	}
+	wantCode(t, s.Enrol(t.Context(), "good"), code)
+	if accepts {
+		if err := s.AcceptHistory(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
+	s.central.down = true
 	var told []error
 	s.cfg.Contact = func(err error) {
-		if told = append(told, err); !s.HistoryComplete() {
-			t.Error("what is required is held back")
+		if told = append(told, err); len(told) == 1 && s.HistoryComplete() != accepts {
+			t.Errorf("the history is complete: %v", !accepts)
 		}
 		tpm.err = nil
 	}
@@ -125,15 +157,23 @@ func TestTPMFailsForAWhile(t *testing.T) {
 	s.central.snapshots <- s.central.sign(t, func(n *provisioning.Snapshot) { n.Number = 2 }) // which it asks for with its key
 	stop()
 	<-done
-	if len(told) == 0 || provisioning.CodeOf(told[0]) != provisioning.CodeUnavailable {
+	if len(told) == 0 || provisioning.CodeOf(told[0]) != code {
 		t.Errorf("told was %v", told)
 	}
 	if got := s.identity.Load().privateKeys(); !maps.EqualFunc(got, keys, bytes.Equal) || *kept != (Keys{}) {
 		t.Errorf("then there are %v, %+v", slices.Collect(maps.Keys(got)), *kept)
 	}
+	if d := s.Decide(t.Context(), desk); d.Action != policy.Boot || !s.HistoryComplete() {
+		t.Errorf("with its keys: %+v", d)
+	}
+	s.off(t)
+	tpm.err = provisioning.Errorf(code, "", "not again")
+	if s, _ = on(t, s.central, path, tpm); s.HistoryComplete() {
+		t.Error("what a person said of the time before holds for this one")
+	}
 }
 
-// TestTPMIsLostAfterAll: what may answer yet at the start, and then has lost what it sealed, holds back what is required from then on.
+// TestTPMIsLostAfterAll: what may answer yet at the start, and then has lost what it sealed, holds back what is required all the time.
 func TestTPMIsLostAfterAll(t *testing.T) {
 	tpm, path := newChip(), filepath.Join(t.TempDir(), "branch.db")
 	s, _ := on(t, newCentral(t), path, tpm)
@@ -141,8 +181,8 @@ func TestTPMIsLostAfterAll(t *testing.T) {
 	s.off(t)
 	tpm.err = provisioning.Errorf(provisioning.CodeUnavailable, "", "busy")
 	s, kept := on(t, s.central, path, tpm)
-	if !s.HistoryComplete() {
-		t.Fatal("what is required is held back at once")
+	if s.HistoryComplete() {
+		t.Fatal("what is required is not held back at once")
 	}
 	tpm.err, tpm.kept = nil, map[string][]byte{}
 	ctx, stop := context.WithCancel(t.Context())

@@ -23,9 +23,6 @@ func (b *Branch) Follow(ctx context.Context) error {
 		case err == nil:
 			err = b.poll(ctx)
 		case forGood(err):
-			if noted := b.unsettle(ctx, becauseLost); noted != nil {
-				b.cfg.Log.Error(becauseLost, "error", noted)
-			}
 			err = b.enrolAgain(ctx, err)
 		}
 		if ctx.Err() != nil {
@@ -61,7 +58,7 @@ func (b *Branch) poll(ctx context.Context) error {
 	if provisioning.CodeOf(err) != provisioning.CodeUnauthorized {
 		return err
 	}
-	if noted := b.unsettle(ctx, becauseRefused); noted != nil {
+	if noted := b.unsettle(ctx); noted != nil {
 		b.cfg.Log.Error("central has refused this appliance", "error", noted)
 	}
 	return b.enrolAgain(ctx, err)

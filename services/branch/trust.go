@@ -92,6 +92,11 @@ func (b *Branch) storeIdentity(ctx context.Context, id *identity, change provisi
 	if err := b.cfg.Store.Commit(ctx, change); err != nil {
 		return fmt.Errorf("store the branch's identity: %w", err)
 	}
+	if change.HistoryMissing { // before its keys leave no doubt any more
+		next := *b.state.Load()
+		next.recorded = false
+		b.state.Store(next.settled(id))
+	}
 	b.become(id)
 	if change.Resend {
 		b.wakeStatus(ctx)
@@ -124,13 +129,8 @@ func (b *Branch) wakeStatus(ctx context.Context) {
 	}
 }
 
-// Why another appliance may serve the site.
-const (
-	becauseRefused = "central has refused this appliance"
-	becauseLost    = "this appliance cannot open the site's private keys"
-)
-
-// HistoryComplete reports whether the runs of before this data disk are here, too. Until then no required advertisement is
+// HistoryComplete reports whether the runs of before this data disk are here, too, and no other appliance may have added to them
+// meanwhile, as it may while the site's keys cannot be opened. Until then no required advertisement is
 // answered: what it would erase may have been deployed by an appliance before.
 func (b *Branch) HistoryComplete() bool { return b.state.Load().past.Complete }
 
@@ -147,49 +147,55 @@ func (b *Branch) fetchHistory(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask central for the history of runs: %w", err)
 	}
-	if err := b.completeHistory(ctx, runs); err != nil {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.completeHistory(ctx, runs, b.identity.Load()); err != nil {
 		return err
 	}
-	b.mu.Lock()
 	b.compared = true
-	b.mu.Unlock()
 	return nil
 }
 
-// unsettle notes that central has refused the branch's certificate, or that its key is lost, as why says: another appliance may serve
-// the site by now, or have done so, and have deployed what this one knows nothing of. So its history is missing until it has enrolled
-// again. It is noted once for each certificate after a start, so that what a person says at the console holds.
-func (b *Branch) unsettle(ctx context.Context, why string) error {
+// unsettle notes that central has refused the branch's certificate: another appliance may serve the site by now, or have done so, and
+// have deployed what this one knows nothing of. So its history is missing until it has enrolled again. It is noted once for each
+// certificate after a start, so that what a person says at the console holds.
+func (b *Branch) unsettle(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	certificate := b.identity.Load().Certificate
-	if bytes.Equal(b.refused, certificate) {
+	id := b.identity.Load()
+	if bytes.Equal(b.refused, id.Certificate) {
 		return nil
 	}
 	if err := b.cfg.Store.Commit(ctx, provisioning.BranchChange{HistoryMissing: true}); err != nil {
 		return fmt.Errorf("note that the history of runs is missing: %w", err)
 	}
-	b.refused, b.compared = certificate, false
+	b.refused, b.compared = id.Certificate, false
 	next := *b.state.Load()
-	next.past.Complete = false
-	b.state.Store(&next)
-	b.cfg.Log.Warn(why + ": another one may serve the site, so nothing that is required begins")
+	next.recorded = false
+	b.state.Store(next.settled(id))
+	b.cfg.Log.Warn("central has refused this appliance: another one may serve the site, so nothing that is required begins")
 	return nil
 }
 
 // AcceptHistory takes the history of runs as complete, as it is: a person says so, who knows that no computer's disk may be
-// erased by it that must not.
+// erased by it that must not. While the site's keys cannot be opened that holds until they can, or until the branch has enrolled again.
 func (b *Branch) AcceptHistory(ctx context.Context) error {
 	b.cfg.Log.Warn("a person has taken the history of runs as complete")
-	return b.completeHistory(ctx, nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	id := b.identity.Load()
+	if id.doubtful() {
+		accepted := *id
+		accepted.HistoryAccepted = true
+		id = &accepted
+	}
+	return b.completeHistory(ctx, nil, id)
 }
 
 // completeHistory adds runs that the branch does not know, and what it does not know of others, and notes that no more are
-// missing. Orders to let computers run
-// again that were obeyed before these runs were known are about them, too.
-func (b *Branch) completeHistory(ctx context.Context, more []provisioning.Run) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// missing, with who the branch is then. Orders to let computers run again that were obeyed before these runs were known are about
+// them, too. b.mu is held.
+func (b *Branch) completeHistory(ctx context.Context, more []provisioning.Run, id *identity) error {
 	is := b.state.Load()
 	known := map[string]*provisioning.Run{}
 	for i := range is.past.Runs {
@@ -207,14 +213,23 @@ func (b *Branch) completeHistory(ctx context.Context, more []provisioning.Run) e
 		r.Cleared = r.Cleared || cleared(is.snapshot, &r)
 		change.Runs = append(change.Runs, r)
 	}
+	if id != b.identity.Load() {
+		var err error
+		if change.Identity, err = id.encode(); err != nil {
+			return err
+		}
+	}
 	if err := b.cfg.Store.Commit(ctx, change); err != nil {
 		return fmt.Errorf("store the history of runs: %w", err)
 	}
 	next := *is
+	next.recorded = true
 	next.past.Runs = provisioning.MergeRuns(is.past.Runs, change.Runs)
-	next.past.Complete = true
 	next.past = next.past.Indexed()
-	b.state.Store(&next)
+	b.state.Store(next.settled(b.identity.Load()))
+	if change.Identity != nil {
+		b.become(id)
+	}
 	b.cfg.Log.Info("the history of runs is complete", "runs", len(next.past.Runs), "from central", len(change.Runs))
 	return nil
 }

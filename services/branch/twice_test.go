@@ -159,12 +159,12 @@ func TestRefusedByCentral(t *testing.T) {
 	if err := s.AcceptHistory(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.unsettle(ctx, becauseRefused); err != nil || !s.HistoryComplete() {
+	if err := s.unsettle(ctx); err != nil || !s.HistoryComplete() {
 		t.Error("what a person said does not hold:", err)
 	}
 	// The appliance that took its place has ended the run.
 	s = openWith(t, s)
-	if err := s.unsettle(ctx, becauseRefused); err != nil || s.HistoryComplete() {
+	if err := s.unsettle(ctx); err != nil || s.HistoryComplete() {
 		t.Fatal(err)
 	}
 	ended := as.Run
