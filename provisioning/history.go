@@ -42,6 +42,8 @@ func (r *RunRecord) Note(m *StatusMessage) {
 		r.Run.Machine, r.Run.Unknown, r.Run.Allowance, r.Run.StartedAt, r.Run.UpdatedAt = f.Machine, f.Unknown, f.Allowance, f.StartedAt, f.UpdatedAt
 	case f == nil && r.FactsSequence == 0:
 		r.Run.Note(*m)
+	case f == nil && m.erases() && !r.Run.Spent: // what was malformed of it was left out
+		r.Run.Spent, r.Run.SpentAt = true, m.Time
 	}
 	if m.Sequence >= r.Sequence {
 		r.Sequence, r.Text = m.Sequence, m.Text
@@ -71,7 +73,7 @@ func (r *Run) Note(m StatusMessage) {
 	}
 	switch m.Code {
 	case StatusStepStarted:
-		if DestructiveAction(m.Action) && (!r.Spent || m.Time.Before(r.SpentAt)) {
+		if m.erases() && (!r.Spent || m.Time.Before(r.SpentAt)) {
 			r.Spent, r.SpentAt = true, m.Time
 		}
 	case StatusSequenceDone:
@@ -81,6 +83,11 @@ func (r *Run) Note(m StatusMessage) {
 			r.State = RunFailed
 		}
 	}
+}
+
+// erases reports whether a message says that a run begins to overwrite disks.
+func (m *StatusMessage) erases() bool {
+	return m.Code == StatusStepStarted && DestructiveAction(m.Action)
 }
 
 // SortRuns puts runs in the order in which they started.

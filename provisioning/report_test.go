@@ -95,7 +95,7 @@ func TestReportDuration(t *testing.T) {
 }
 
 // FuzzStatus: of whatever branches report, what passes is bounded, makes reports and a history of runs, in any order and
-// twice the same ones, and a run of which a message says that it began to erase a disk is spent.
+// twice the same ones, what is salvaged is valid, and a run of which a message says that it began to erase a disk is spent.
 func FuzzStatus(f *testing.F) {
 	id := func(n int) string { return fmt.Sprintf("%032x", n) }
 	var run []StatusMessage
@@ -113,13 +113,27 @@ func FuzzStatus(f *testing.F) {
 	}
 	f.Add([]byte(`[{"id":"00000000000000000000000000000001","run":"00000000000000000000000000000001","step":-1,"sequence":9223372036854775807,"code":11000,"time":"9999-12-31T23:59:59Z"}]`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var given, messages []StatusMessage
-		if json.Unmarshal(b, &given) != nil {
+		var texts []json.RawMessage
+		if json.Unmarshal(b, &texts) != nil {
 			return
+		}
+		var given, messages []StatusMessage
+		for _, text := range texts {
+			var m StatusMessage
+			if json.Unmarshal(text, &m) == nil && m.Validate() == nil {
+				given = append(given, m)
+			}
+			left, ok := SalvageStatus(text, reportStart)
+			if err := left.Validate(); ok != (err == nil) {
+				t.Fatalf("%s is salvaged (%v) as %+v: %v", text, ok, left, err)
+			}
+			if ok {
+				given = append(given, left)
+			}
 		}
 		spent, runs, known := map[string]bool{}, map[string]bool{}, map[string]bool{}
 		for _, m := range given {
-			if m.Validate() != nil || known[m.ID] { // as central takes them
+			if known[m.ID] { // as central takes them
 				continue
 			}
 			known[m.ID] = true

@@ -117,12 +117,18 @@ func (f *RunFacts) valid() bool {
 // MaxStatusOutput bounds a status message's Output in bytes.
 const MaxStatusOutput = 4096
 
+// maxStatusTitle and maxStatusAction bound its Title and Action in bytes.
+const (
+	maxStatusTitle  = 256
+	maxStatusAction = 64
+)
+
 // Validate checks a status message that came over the network: bounded fields, known shape.
 func (m *StatusMessage) Validate() error {
 	switch {
 	case !ValidID(m.ID) || !ValidID(m.Run):
 		return Errorf(CodeInvalid, "", "a status message's id or run is malformed")
-	case len(m.Output) > MaxStatusOutput || len(m.Text) > MaxStatusOutput || len(m.Title) > 256 || len(m.Action) > 64:
+	case len(m.Output) > MaxStatusOutput || len(m.Text) > MaxStatusOutput || len(m.Title) > maxStatusTitle || len(m.Action) > maxStatusAction:
 		return Errorf(CodeInvalid, "", "status message %s is longer than allowed", m.ID)
 	case m.Machine != (Machine{}) && m.Machine.check() != nil:
 		return Errorf(CodeInvalid, "", "status message %s has a malformed machine", m.ID)

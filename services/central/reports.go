@@ -37,8 +37,17 @@ func (c *Central) handleReport(w http.ResponseWriter, r *http.Request, site stri
 		if err == nil {
 			err = m.Validate()
 		}
+		mended := err
+		if err != nil {
+			if left, sound := provisioning.SalvageStatus(text, c.cfg.Now()); sound {
+				*m, err = left, nil
+			}
+		}
 		if err == nil && m.Site != site {
 			err = provisioning.Errorf(provisioning.CodeForbidden, "", "site %s reports status of site %.64q", site, m.Site)
+		}
+		if mended != nil && err == nil {
+			c.cfg.Log.Error("a status message is taken without what is malformed in it", "site", site, "id", m.ID, "error", mended, "bytes", len(text))
 		}
 		if err != nil {
 			// Not the text: there is the output of commands in it.

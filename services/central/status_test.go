@@ -56,7 +56,7 @@ func TestStatus(t *testing.T) {
 		t.Error(err)
 	}
 	bad := message(5, provisioning.StatusStepDone, 1)
-	bad.Output = strings.Repeat("x", provisioning.MaxStatusOutput+1)
+	bad.Run = "x"
 	if err := lon.Report(ctx, []provisioning.StatusMessage{bad, message(4, provisioning.StatusStepStarted, 2)}); err != nil {
 		t.Error(err)
 	}
@@ -92,6 +92,45 @@ func TestStatus(t *testing.T) {
 	}
 	if stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 4+len(many) {
 		t.Errorf("%d messages stored: %v", len(stored), err)
+	}
+}
+
+// TestMalformedStatus: a message that says that a disk is being erased is not lost over what else is malformed in it. The site's
+// next appliance and the other sites learn of it, and it counts once.
+func TestMalformedStatus(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.mustApply(offices)
+	ctx := t.Context()
+	lon, _ := s.enrol("LON")
+	erase := message(2, provisioning.StatusStepStarted, 1)
+	erase.Computer, erase.Action, erase.Text = "desk-1", "partitionDisk", strings.Repeat("x", provisioning.MaxStatusOutput+1)
+	erase.Facts = &provisioning.RunFacts{State: "strange", Spent: true, SpentAt: erase.Time, StartedAt: erase.Time, UpdatedAt: erase.Time}
+	for range 2 {
+		if err := lon.Report(ctx, []provisioning.StatusMessage{erase}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if runs, err := lon.Runs(ctx); err != nil || len(runs) != 1 || !runs[0].Spent || runs[0].Computer != "desk-1" || runs[0].State != provisioning.RunStarted {
+		t.Errorf("%+v, %v", runs, err)
+	}
+	var others []provisioning.SiteRun
+	err := s.store.PublishSnapshots(ctx, func(p provisioning.Publication) ([]provisioning.SiteSnapshot, error) {
+		others = p.Runs
+		return nil, nil
+	})
+	if err != nil || len(others) != 1 || others[0].Site != "LON" || !others[0].Run.Spent {
+		t.Errorf("%+v, %v", others, err)
+	}
+	if !strings.Contains(s.log.String(), "taken without what is malformed in it") {
+		t.Error("the log does not say so")
+	}
+	foreign := erase
+	foreign.ID, foreign.Site = fmt.Sprintf("%032x", 9), "PAR"
+	if err := lon.Report(ctx, []provisioning.StatusMessage{foreign}); err != nil {
+		t.Fatal(err)
+	}
+	if stored, _, err := s.store.Status(ctx, provisioning.StatusFilter{}); err != nil || len(stored) != 1 {
+		t.Errorf("%+v, %v", stored, err)
 	}
 }
 
