@@ -268,19 +268,22 @@ func (b *Branch) Enrol(ctx context.Context, token string) error {
 // prepareEnrolment reports whether the branch was enrolled before. Then, or where its key is lost, it has a new key after it, which is
 // stored before central is asked, so that an answer that was lost can be asked for again. The key before stays until there is one.
 func (b *Branch) prepareEnrolment(ctx context.Context) (again bool, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	id := b.identity.Load()
-	again = id.Enrolled()
-	if !again && id.locked == nil || id.NextSiteKey != nil {
+	is := b.identity.Load()
+	again = is.Enrolled()
+	if !again && is.locked == nil || is.NextSiteKey != nil {
 		return again, nil
 	}
-	next := *id
+	next := *is
 	if next.wrapping == nil {
-		next = *id.protected(ctx, b.cfg)
+		next = *is.protected(ctx, b.cfg) // which may take the TPM long: nobody else waits for it
 	}
 	if _, next.NextSiteKey, err = newKey(); err != nil {
 		return again, provisioning.Errorf(provisioning.CodeInternal, "", "make a key: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.identity.Load() != is {
+		return again, provisioning.Errorf(provisioning.CodeUnavailable, "Try again.", "who the branch is has changed while it made a key")
 	}
 	return again, b.storeIdentity(ctx, &next, provisioning.BranchChange{})
 }

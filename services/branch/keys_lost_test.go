@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"branchpoint/provisioning"
 	"branchpoint/provisioning/policy"
@@ -217,6 +218,34 @@ func TestLostTwice(t *testing.T) {
 	s, kept := on(t, s.central, path, tpm)
 	if is := s.identity.Load(); len(is.Sealed) != 0 || len(is.privateKeys()) != 2 || *kept != (Keys{}) {
 		t.Errorf("%d keys are sealed by others, kept as %+v", len(is.Sealed), *kept)
+	}
+}
+
+// TestSealingHoldsNobodyUp: while the TPM seals the next key the branch goes on, and what it becomes meanwhile is not lost.
+func TestSealingHoldsNobodyUp(t *testing.T) {
+	tpm, path := newChip(), filepath.Join(t.TempDir(), "branch.db")
+	s, _ := on(t, newCentral(t), path, newChip())
+	s.deployable(t)
+	s.off(t)
+	s, _ = on(t, s.central, path, nil)
+	s.cfg.Sealer = tpm
+	tpm.give = func(secret []byte) ([]byte, error) { // in the middle of the enrolment's sealing
+		tpm.give = nil
+		done := make(chan error, 1)
+		go func() { done <- s.AcceptHistory(t.Context()) }()
+		select {
+		case err := <-done:
+			return secret, err
+		case <-time.After(time.Minute):
+			return nil, errors.New("the branch waits for the TPM")
+		}
+	}
+	wantCode(t, s.Enrol(t.Context(), "good"), provisioning.CodeUnavailable)
+	if !s.HistoryComplete() || s.identity.Load().NextSiteKey != nil {
+		t.Error("what a person said meanwhile is lost")
+	}
+	if err := s.Enrol(t.Context(), "good"); err != nil || s.identity.Load().locked != nil {
+		t.Error(err)
 	}
 }
 
