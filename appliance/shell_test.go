@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -197,6 +198,32 @@ func TestShell(t *testing.T) {
 			t.Errorf("central is told %q", notes)
 		}
 	}
+}
+
+// TestShellIsLeft: what has made itself a session of its own runs on, and holds the shell's terminal; the console is the screen's all
+// the same, and another shell can be opened.
+func TestShellIsLeft(t *testing.T) {
+	a, _, people := atConsoles(t, 1)
+	a.heed(siteWith(true))
+	p := people[0]
+	p.types("shell\n", "exit leads back")
+	before := len(p.text())
+	p.types("setsid sh -c 'echo job-$$-is-there; exec sleep 5000' &\n", "-is-there\r\n")
+	m := jobNumber.FindStringSubmatch(p.sees(before, "-is-there\r\n"))
+	if m == nil {
+		t.Fatalf("no number is shown:\n%s", p.text())
+	}
+	pid, err := strconv.Atoi(m[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Kill(pid, unix.SIGKILL) })
+	p.types("exit\n", "help lists the commands> ")
+	if !running(t, m[1]) {
+		t.Error("nothing held the terminal")
+	}
+	inShell(t, p)
+	p.types("exit\n", "help lists the commands> ")
 }
 
 // TestShellEndsWhenCentralSaysSo: on all consoles, with everything that runs in it.

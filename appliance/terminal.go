@@ -18,11 +18,12 @@ import (
 	"golang.org/x/term"
 )
 
-// lastWords is how long a console that takes no output, as Scroll Lock holds it, keeps the end of what ran on it.
+// lastWords is how long the end of what ran on a console is kept by a console that takes no output, as Scroll Lock holds it, or by
+// what still has the other side of the terminal that it ran on.
 const lastWords = 2 * time.Second
 
 // runOnTerminal runs a program on a console until it ends or ctx does, and ends with it whatever it has left running in its
-// session. The program has a pseudo-terminal of its own: if it had the console itself, its end would hang the console up for
+// session; what was given a session of its own runs on. The program has a pseudo-terminal of its own: if it had the console itself, its end would hang the console up for
 // everybody (tty_vhangup_session of the kernel), and its terminal modes would stay. That a program ends with an exit code is no
 // error.
 func runOnTerminal(ctx context.Context, argv []string, console *os.File) (err error) {
@@ -53,7 +54,7 @@ func runOnTerminal(ctx context.Context, argv []string, console *os.File) (err er
 	go func() { ended <- awaitEnd(cmd.Process.Pid) }()
 	typed := make(chan error, 1)
 	var copies sync.WaitGroup
-	copies.Go(func() { _, _ = io.Copy(struct{ io.Writer }{console}, struct{ io.Reader }{master}) }) // ends with EIO, when nobody has the other side any more
+	copies.Go(func() { _, _ = io.Copy(struct{ io.Writer }{console}, struct{ io.Reader }{master}) }) // ends with EIO, when nobody has the other side any more, or with the deadline
 	copies.Go(func() {
 		_, err := io.Copy(struct{ io.Writer }{master}, struct{ io.Reader }{console})
 		typed <- err
@@ -71,9 +72,10 @@ func runOnTerminal(ctx context.Context, argv []string, console *os.File) (err er
 	if werr := cmd.Wait(); !isExit(werr) {
 		err = errors.Join(err, werr)
 	}
-	// Whoever reads is gone before the console is the screen's again: it would take a line that is not meant for it.
+	// Whoever reads is gone before the console is the screen's again: it would take a line that is not meant for it. What has a
+	// session of its own by now has not ended, and may hold the program's terminal for good.
 	now := time.Now()
-	err = errors.Join(err, console.SetReadDeadline(now), console.SetWriteDeadline(now.Add(lastWords)))
+	err = errors.Join(err, console.SetReadDeadline(now), console.SetWriteDeadline(now.Add(lastWords)), master.SetDeadline(now.Add(lastWords)))
 	copies.Wait()
 	return errors.Join(err, console.SetDeadline(time.Time{}))
 }
