@@ -61,6 +61,7 @@ var scenarios = []scenario{
 	{"sealed-site-key", false, 200, sealedSiteKey},
 	{"pxe-replaced-appliance", false, 270, replacedAppliance},
 	{"two-sites", false, 250, twoSites},
+	{"secret-by-tpm", false, 250, secretByTPM},
 	{"console-shell", false, 120, consoleShell},
 }
 
