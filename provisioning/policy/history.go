@@ -28,6 +28,9 @@ type History struct {
 	Own provisioning.Hosts
 	// Released are the computers, by name, that people have approved to be given secrets.
 	Released map[string]bool
+	// Recipient is to whom secrets have to be encrypted for the appliance that decides to open them, "" while it can open none; nil
+	// where it is not an appliance that does.
+	Recipient *string
 
 	index *index
 }

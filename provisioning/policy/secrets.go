@@ -113,6 +113,10 @@ func (q *question) withheld(sequence string) (why string, after provisioning.Sec
 		return needs + ", which only computers with a record at central are given", after
 	case q.p.snapshot.SecretsFor == "":
 		return needs + ", and the site's appliance has not told central yet to whom they are to be encrypted", after
+	case q.h.Recipient != nil && *q.h.Recipient == "":
+		return needs + ", which cannot be opened by this appliance: its key is sealed, and cannot be had now", after
+	case q.h.Recipient != nil && *q.h.Recipient != q.p.snapshot.SecretsFor:
+		return needs + ", which cannot be opened by this appliance: central has encrypted them to another, and sends them once it has heard from this one", after
 	case after == provisioning.SecretsKnown && q.shows(q.computer):
 		return "", after
 	case after == provisioning.SecretsKnown:

@@ -58,8 +58,9 @@ type tableCase struct {
 	Unknown      string
 	Conflict     *[]string
 	Password     bool
-	ByApproval   bool `yaml:"byApproval"`
-	NoRecipient  bool `yaml:"noRecipient"`
+	ByApproval   bool    `yaml:"byApproval"`
+	NoRecipient  bool    `yaml:"noRecipient"`
+	Recipient    *string // of the appliance that decides
 	Released     []string
 	Secrets      []string // in the order of their variables
 	Variables    map[string]string
@@ -187,7 +188,7 @@ func (c *tableCase) machine(t *testing.T, machines map[string]machineText) provi
 func (c *tableCase) history(t *testing.T, machines map[string]machineText, at time.Time) History {
 	t.Helper()
 	h := History{
-		Complete: !c.HistoryMissing, Approved: c.Approved, Released: set(c.Released),
+		Complete: !c.HistoryMissing, Approved: c.Approved, Released: set(c.Released), Recipient: c.Recipient,
 		Own: provisioning.NewHosts([]provisioning.Host{c.Own.host()}),
 	}
 	for i, r := range c.History {

@@ -114,6 +114,7 @@ type Config struct {
 type Branch struct {
 	cfg         Config
 	identity    atomic.Pointer[identity]
+	recipient   atomic.Pointer[string] // the identity's: decisions are made by it
 	secrets     *secrets
 	attempts    *attempts
 	checks      *queue // of passwords that are being looked at

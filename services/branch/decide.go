@@ -25,12 +25,20 @@ func (b *Branch) Known(mac provisioning.MAC, guid provisioning.GUID) bool {
 	return b.state.Load().policy.Known(mac, guid)
 }
 
-// history is what decisions are made by besides the snapshot.
+// history is what decisions are made by besides the snapshot, but for secrets.
 func (s *state) history(now time.Time) policy.History {
 	h := s.past
 	h.Approved = left(s.allowances, s.latest(now))
+	return h
+}
+
+// history is all that decisions about a boot are made by besides the snapshot; "" is one that is yet to come, for which no
+// approval counts that another has used up.
+func (b *Branch) history(s *state, boot string, now time.Time) policy.History {
+	h := s.history(now)
+	h.Recipient = b.recipient.Load()
 	for computer, a := range s.released {
-		if now.Before(a.until) {
+		if a.lets(boot, now) {
 			if h.Released == nil {
 				h.Released = map[string]bool{}
 			}
@@ -41,8 +49,12 @@ func (s *state) history(now time.Time) policy.History {
 }
 
 func (b *Branch) decide(s *state, m provisioning.Machine) policy.Decision {
+	return b.decideIn(s, m, "")
+}
+
+func (b *Branch) decideIn(s *state, m provisioning.Machine, boot string) policy.Decision {
 	now := b.cfg.Now()
-	return s.policy.Answer(m, s.history(now), now, policy.Appliance{Installed: b.cfg.Installed, Writable: b.cfg.Writable})
+	return s.policy.Answer(m, b.history(s, boot, now), now, policy.Appliance{Installed: b.cfg.Installed, Writable: b.cfg.Writable})
 }
 
 // chosen narrows a decision down to the advertisement that a person chose at the machine's menu, "" where there was none. An

@@ -275,6 +275,7 @@ func (id *identity) keys() Keys {
 // become makes an identity the branch's. b.mu is held.
 func (b *Branch) become(id *identity) {
 	b.identity.Store(id)
+	b.recipient.Store(new(id.recipient()))
 	if s := b.state.Load(); s != nil {
 		b.state.Store(s.settled(id))
 	}

@@ -132,7 +132,7 @@ func (b *Branch) unlock(c claims, proved bool) (*client.PasswordAnswer, error) {
 
 // decideFor decides anew about the machine of an agent, and narrows the decision down to what its boot is for.
 func (b *Branch) decideFor(s *state, c claims) (policy.Decision, error) {
-	d := b.decide(s, c.Machine)
+	d := b.decideIn(s, c.Machine, c.Boot)
 	b.notices.note(b.cfg.Site, c.Machine, &d, b.cfg.Now())
 	if d.Action == policy.Silent {
 		return d, nothing(c.Computer, d)

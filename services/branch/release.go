@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"branchpoint/provisioning"
@@ -55,8 +56,10 @@ func (id *identity) secretsKey() (*age.X25519Identity, error) {
 }
 
 // Recipient is to whom central encrypts the site's secrets, for central to know; empty where the key cannot be read.
-func (b *Branch) Recipient() string {
-	key, err := b.identity.Load().secretsKey()
+func (b *Branch) Recipient() string { return *b.recipient.Load() }
+
+func (id *identity) recipient() string {
+	key, err := id.secretsKey()
 	if err != nil {
 		return ""
 	}
@@ -71,7 +74,7 @@ func (b *Branch) release(s *state, c *claims, d *policy.Decision) (map[string]st
 	if d.Unknown {
 		computer = "" // whoever has its name by now
 	}
-	needed, err := s.policy.Secrets(c.Machine, computer, d.TaskSequence, s.history(b.cfg.Now()))
+	needed, err := s.policy.Secrets(c.Machine, computer, d.TaskSequence, b.history(s, c.Boot, b.cfg.Now()))
 	if err != nil {
 		return nil, err
 	}
@@ -121,8 +124,14 @@ const secretsTime = time.Hour
 // secretsApproval lets one start of a computer be given secrets.
 type secretsApproval struct {
 	until time.Time
-	// boot is the one that has them, empty until one has; under Branch.mu.
-	boot string
+	// boot is the one that has them, nil until one has; it is set under Branch.mu.
+	boot atomic.Pointer[string]
+}
+
+// lets reports whether it is for a boot at that time; "" is one that is yet to come.
+func (a *secretsApproval) lets(boot string, now time.Time) bool {
+	of := a.boot.Load()
+	return now.Before(a.until) && (of == nil || *of == boot)
 }
 
 // ApproveSecrets lets the next start of a computer within an hour be given secrets, and returns when that ends. It is for the
@@ -155,11 +164,11 @@ func (b *Branch) ApproveSecrets(computer string) (time.Time, error) {
 // spend uses up a person's approval for a computer in a boot. b.mu is held.
 func (s *state) spend(computer, boot string, now time.Time) error {
 	a := s.released[computer]
-	if a == nil || !now.Before(a.until) || a.boot != "" && a.boot != boot {
+	if a == nil || !a.lets(boot, now) {
 		return provisioning.Errorf(provisioning.CodeForbidden, "Type at the appliance's console: approve secrets "+computer+". Then start the computer from the network again.",
 			"that %s is given secrets has to be approved for this start", computer)
 	}
-	a.boot = boot
+	a.boot.Store(&boot)
 	return nil
 }
 

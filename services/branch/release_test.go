@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -150,7 +151,7 @@ func TestSecretsOfARuleThatChanged(t *testing.T) {
 }
 
 // TestSecretsOfOthers: without a password the computer is not answered; unknown ones never are; and what is encrypted to another
-// appliance waits.
+// appliance boots nobody.
 func TestSecretsOfOthers(t *testing.T) {
 	s := enrolled(t)
 	s.listen(t)
@@ -165,8 +166,14 @@ func TestSecretsOfOthers(t *testing.T) {
 	s.put(t, withSecrets(t, s.Recipient(), toKnown))
 	a, _ := s.registered(t, desk, "", client.Facts{})
 	s.put(t, withSecrets(t, other.Recipient().String(), toKnown))
+	if d := s.Decide(t.Context(), desk); d.Action != policy.Silent {
+		t.Errorf("for what cannot be opened here: %+v", d)
+	}
 	_, err = a.Assignment(t.Context())
-	wantCode(t, err, provisioning.CodeUnavailable)
+	wantCode(t, err, provisioning.CodeForbidden)
+	if !strings.Contains(err.Error(), "cannot be opened by this appliance") {
+		t.Errorf("it is told %v", err)
+	}
 	s.put(t, withSecrets(t, s.Recipient(), func(n *provisioning.Snapshot) { toKnown(n); n.Secrets[len(n.Secrets)-1] ^= 1 }))
 	_, err = a.Assignment(t.Context())
 	wantCode(t, err, provisioning.CodeCorrupt)
@@ -236,6 +243,11 @@ func TestSecretsAfterApproval(t *testing.T) {
 	}
 	_, err = other.Assignment(t.Context())
 	wantCode(t, err, provisioning.CodeForbidden)
+	if d := s.Decide(t.Context(), desk); d.Action != policy.Silent || !slices.ContainsFunc(d.Reasons, func(r policy.Reason) bool {
+		return r.Rule == policy.RuleSecrets && strings.Contains(r.Text, "approve secrets desk-1")
+	}) {
+		t.Errorf("another start, by an approval that is used up: %+v", d)
+	}
 	if _, err := s.ApproveSecrets("desk-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -248,5 +260,5 @@ func TestSecretsAfterApproval(t *testing.T) {
 	}
 	// Where the hour ends between the decision and what is handed out.
 	is := s.state.Load()
-	wantCode(t, is.spend("desk-1", is.released["desk-1"].boot, now), provisioning.CodeForbidden)
+	wantCode(t, is.spend("desk-1", *is.released["desk-1"].boot.Load(), now), provisioning.CodeForbidden)
 }

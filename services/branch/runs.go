@@ -28,6 +28,10 @@ func nothing(name string, d policy.Decision) error {
 	case policy.RuleWipeCap:
 		return provisioning.Errorf(provisioning.CodeUnavailable, "Wait, or have it approved: the appliance's screen says how.", "%s has to wait: %s", name, d.Why())
 	}
+	// What was held back for its secrets alone is what the person before the computer should hear of.
+	if i := slices.IndexFunc(d.Reasons, func(r policy.Reason) bool { return r.Rule == policy.RuleSecrets }); i >= 0 && d.Rule() == policy.RuleNothing {
+		return provisioning.Errorf(provisioning.CodeForbidden, "Then start the computer from the network again.", "there is nothing to do for %s now: %s", name, d.Reasons[i].Text)
+	}
 	return provisioning.Errorf(provisioning.CodeNotFound, "", "there is nothing to do for %s any more: %s", name, d.Why())
 }
 

@@ -20,6 +20,8 @@ type wakes struct {
 	mu    sync.Mutex // held while the store is written, so that it says what woken says
 	woken map[provisioning.WakeKey]provisioning.Woken
 	asked *state
+	// by is to whom secrets could be opened then: what a key holds back that is sealed wakes nobody.
+	by *string
 	// at is when it was asked, next when there may be another answer by the same state; zero is never.
 	at, next time.Time
 }
@@ -33,8 +35,8 @@ func newWakes(stored []provisioning.Woken) *wakes {
 }
 
 // unchanged reports whether the answer still is that nobody is to be woken.
-func (w *wakes) unchanged(s *state, now time.Time) bool {
-	return w.asked == s && !now.Before(w.at) && (w.next.IsZero() || now.Before(w.next))
+func (w *wakes) unchanged(s *state, by *string, now time.Time) bool {
+	return w.asked == s && w.by == by && !now.Before(w.at) && (w.next.IsZero() || now.Before(w.next))
 }
 
 // Wake returns the computers that are to be woken now, by Wake-on-LAN, and has noted that they are: no other call returns them for
@@ -44,16 +46,16 @@ func (b *Branch) Wake(ctx context.Context) ([]policy.Wake, error) {
 	w := b.wakes
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s, now := b.state.Load(), b.cfg.Now()
-	if w.unchanged(s, now) {
+	s, by, now := b.state.Load(), b.recipient.Load(), b.cfg.Now()
+	if w.unchanged(s, by, now) {
 		return nil, nil
 	}
-	x := s.policy.Wake(s.history(now), now, w.woken, policy.Appliance{Installed: b.cfg.Installed, Writable: b.cfg.Writable})
+	x := s.policy.Wake(b.history(s, "", now), now, w.woken, policy.Appliance{Installed: b.cfg.Installed, Writable: b.cfg.Writable})
 	change := provisioning.BranchChange{ForgetWoken: x.Forget}
 	for i := range x.Wakes {
 		change.Woken = append(change.Woken, x.Wakes[i].Woken)
 	}
-	w.asked, w.at, w.next = s, now, now.Add(wakeRetry)
+	w.asked, w.by, w.at, w.next = s, by, now, now.Add(wakeRetry)
 	if len(change.Woken)+len(change.ForgetWoken) > 0 {
 		if err := b.cfg.Store.Commit(ctx, change); err != nil {
 			return nil, fmt.Errorf("note which computers are woken: %w", err)
