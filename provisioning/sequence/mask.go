@@ -2,7 +2,9 @@ package sequence
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 
 	"branchpoint/provisioning"
@@ -11,8 +13,8 @@ import (
 // masked stands where a secret was.
 const masked = "(secret)"
 
-// Mask hides the values of secrets in texts that are reported, shown or logged. It knows them as they are, and line by line; what
-// a program makes of one, such as its base64 form, it does not know. The zero value hides nothing.
+// Mask hides the values of secrets in texts that are reported, shown or logged. It knows them as they are, line by line, and
+// as messages quote them (%q of package fmt, JSON); what else a program makes of one, such as its base64 form, it does not know. The zero value hides nothing.
 type Mask struct {
 	values   []string // the longest first
 	replacer *strings.Replacer
@@ -25,6 +27,7 @@ func NewMask(secrets map[string]string) Mask {
 		for _, part := range append(strings.Split(v, "\n"), v) {
 			if part = strings.TrimSpace(part); len(part) >= provisioning.MinSecret {
 				m.values = append(m.values, part)
+				m.values = append(m.values, quoted(part)...)
 			}
 		}
 	}
@@ -40,6 +43,23 @@ func NewMask(secrets map[string]string) Mask {
 	}
 	m.replacer = strings.NewReplacer(pairs...)
 	return m
+}
+
+// quoted are the forms that a text has between quotation marks.
+func quoted(s string) []string {
+	forms := []string{strconv.Quote(s), strconv.QuoteToASCII(s)}
+	for _, html := range []bool{false, true} { // whether <, > and & are escaped
+		var b strings.Builder
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(html)
+		if e.Encode(s) == nil { // which a string always is
+			forms = append(forms, strings.TrimSuffix(b.String(), "\n"))
+		}
+	}
+	for i, f := range forms {
+		forms[i] = f[1 : len(f)-1]
+	}
+	return forms
 }
 
 // Text hides what is secret in s. At the beginning of s, which may have been cut off, the end of a secret is hidden, too.

@@ -2,6 +2,7 @@ package sequence
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,35 @@ func TestMask(t *testing.T) {
 	}
 	if plain := fmt.Errorf("wait: %w", context.Canceled); m.Err(plain) != plain || m.Err(nil) != nil {
 		t.Error("an error without a secret was changed")
+	}
+}
+
+// TestMaskOfQuotedSecrets: messages quote what they are about, and a secret may have what is escaped there.
+func TestMaskOfQuotedSecrets(t *testing.T) {
+	for _, secret := range []string{
+		`pass"word"`, `back\slash\`, "two\nlines", "tab\tand\abell", "a<b>&c", "na\u00efve\u2028\u00a0x", `"quoted"`, "not\xff\xfeUTF-8", "plain-one",
+	} {
+		m := NewMask(map[string]string{"A": secret})
+		asJSON, err := json.Marshal(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, in := range []string{secret, fmt.Sprintf("%q", secret), fmt.Sprintf("%+q", secret), string(asJSON)} {
+			inside := strings.TrimSuffix(strings.TrimPrefix(in, `"`), `"`)
+			if in == secret {
+				inside = in
+			}
+			if got, want := m.Text("join with "+inside+" failed"), "join with "+masked+" failed"; got != want {
+				t.Errorf("%q becomes %q", "join with "+inside+" failed", got)
+			}
+			// Its beginning was cut off.
+			if got := m.Text(inside[len(inside)-4:] + " failed"); got != masked+" failed" {
+				t.Errorf("the end of %q becomes %q", inside, got)
+			}
+		}
+		if err := m.Err(fmt.Errorf("join with %q", secret)); err.Error() != `join with "`+masked+`"` {
+			t.Errorf("an error becomes %v", err)
+		}
 	}
 }
 
