@@ -170,6 +170,35 @@ func (s *Snapshot) onlySecrets() {
 	})
 }
 
+// SecretSequences are the names of the snapshot's task sequences that need secrets on some of its computers, sorted: those that
+// refer to a secret of a computer, of a collection, or of their own.
+func (s *Snapshot) SecretSequences() []string {
+	common := map[string]bool{}
+	own := map[string]map[string]bool{}
+	s.eachSecrets(func(kind Kind, name string, secrets *map[string]string) {
+		to := common
+		if kind == KindTaskSequence {
+			to = map[string]bool{}
+			own[name] = to
+		}
+		for variable := range *secrets {
+			to[strings.ToUpper(variable)] = true
+		}
+	})
+	var out []string
+	for i := range s.TaskSequences {
+		ts := &s.TaskSequences[i]
+		for variable := range ts.Refers() {
+			if common[variable] || own[ts.Name][variable] {
+				out = append(out, ts.Name)
+				break
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // eachSecrets calls do for each document of the snapshot that has secrets.
 func (s *Snapshot) eachSecrets(do func(kind Kind, name string, secrets *map[string]string)) {
 	some := func(kind Kind, name string, secrets *map[string]string) {

@@ -211,6 +211,10 @@ func (c *Central) notes(ctx context.Context, stored *provisioning.SiteSnapshot, 
 	if e.At.Before(s.IssuedAt) {
 		out = append(out, "this configuration was made at "+s.IssuedAt.UTC().Format(time.RFC3339)+"; at the time asked about the site had another one")
 	}
+	if needing := s.SecretSequences(); s.SecretsFor == "" && len(needing) > 0 {
+		out = append(out, "nothing is advertised at the site with task sequence "+strings.Join(needing, ", ")+
+			", which needs secrets: its appliance has not said yet to whom they are to be encrypted, or is of an older version that knows none")
+	}
 	contacts, err := c.cfg.Store.SiteContacts(ctx)
 	if err != nil {
 		return nil, err

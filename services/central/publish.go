@@ -116,7 +116,9 @@ func (c *Central) resolve(catalog provisioning.Catalog, site string, old provisi
 		return old, err
 	}
 	if len(s.AllSecrets()) > 0 {
-		s.SecretsFor = recipient
+		if s.SecretsFor = recipient; recipient == "" {
+			withhold(s)
+		}
 	}
 	core, err := json.Marshal(s) // number, epoch and time are still zero
 	if err != nil {

@@ -100,6 +100,14 @@ func (c *Central) unsealed(place, sealed string) (string, error) {
 
 func sealedName(place string) string { return "secret " + place }
 
+// withhold leaves out the advertisements of sequences that need secrets: an appliance that has not said to whom they are to be
+// encrypted may be of a version that knows none, and would erase a disk for a sequence that fails at the step with the secret.
+// The sequences stay, so that their content is copied, and kept.
+func withhold(s *provisioning.Snapshot) {
+	needing := s.SecretSequences()
+	s.Advertisements = slices.DeleteFunc(s.Advertisements, func(a provisioning.Advertisement) bool { return slices.Contains(needing, a.Spec.TaskSequence) })
+}
+
 // enclose puts the values of a snapshot's secrets into an age file to SecretsFor, in the place of their sealed forms. Without
 // a recipient they are left out, and only their names stay.
 func (c *Central) enclose(s *provisioning.Snapshot) error {

@@ -229,6 +229,8 @@ func TestSecretsInSnapshots(t *testing.T) {
 	s.mustApply(joining(theSecret, "another-value"))
 	if n := s.snapshot("LON"); n.Number != 1 || n.SecretsFor != "" || len(n.Secrets) > 0 || n.Computers[0].Spec.Secrets["JoinPassword"] != "" || len(n.Computers[0].Spec.Secrets) != 1 {
 		t.Errorf("before there is an appliance: %+v", n)
+	} else if len(n.Advertisements) != 0 || len(n.TaskSequences) != 1 {
+		t.Errorf("an appliance that may know no secrets is given %+v, %+v", n.Advertisements, n.TaskSequences)
 	}
 	lon := newAge(t)
 	b := s.appliance("LON", lon)
@@ -238,6 +240,8 @@ func TestSecretsInSnapshots(t *testing.T) {
 	n := s.snapshot("LON")
 	if n.Number != 2 || n.SecretsFor != lon.Recipient().String() || n.Computers[0].Spec.Secrets["JoinPassword"] != "" {
 		t.Errorf("snapshot %d for %s: %+v", n.Number, n.SecretsFor, n.Computers)
+	} else if len(n.Advertisements) != 1 {
+		t.Errorf("once it is known it is given %+v", n.Advertisements)
 	}
 	if got := secretsOf(t, n, lon); len(got) != 1 || got["Computer/desk-1/JOINPASSWORD"] != theSecret {
 		t.Errorf("%d secrets", len(got))
