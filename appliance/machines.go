@@ -82,11 +82,15 @@ type machineDesk interface {
 	explainer
 }
 
-// setDesk says whom the console's commands about machines ask; nil is nobody.
+// setDesk says whom the console's commands about machines ask; nil is nobody. It is told
+// what central is to know of shells meanwhile.
 func (a *appliance) setDesk(d machineDesk) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.desk = d
+	if d != nil {
+		a.console.tell(d)
+	}
 }
 
 // machines is whom the console's commands ask. It fails while no site runs.

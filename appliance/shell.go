@@ -23,7 +23,13 @@ type consoleRights struct {
 	shell bool
 	// open are the shells that run, each with what ends it.
 	open map[*shellSession]context.CancelCauseFunc
+	// untold is what central is to know of shells once a site runs again, at most maxUntold; beyond are how many more there were.
+	untold []string
+	beyond int
 }
+
+// maxUntold bounds what waits to be told to central of shells, as long as no site runs.
+const maxUntold = 32
 
 // shellSession is one shell on one console.
 type shellSession struct{ console string }
@@ -131,7 +137,33 @@ func (a *appliance) noteShell(s *shellSession, state, text string) {
 	text = strings.ToValidUTF8(text, "?")
 	a.Log.Warn("shell", "console", s.console, "state", state, "what", text)
 	a.emit("shell", map[string]any{"console": s.console, "state": state})
-	if desk, err := a.machines(); err == nil {
+	a.mu.Lock()
+	desk := a.desk
+	if desk == nil { // its data disk is gone, say
+		a.console.keep(fmt.Sprintf("%s (at %s, told late)", text, a.Now().UTC().Format(time.RFC3339)))
+	}
+	a.mu.Unlock()
+	if desk != nil {
 		desk.NoteConsole(text)
 	}
+}
+
+// keep keeps what central is to know of shells.
+func (r *consoleRights) keep(text string) {
+	if len(r.untold) < maxUntold {
+		r.untold = append(r.untold, text)
+	} else {
+		r.beyond++
+	}
+}
+
+// tell lets central know, by a desk, of what was kept for it. It waits for nothing.
+func (r *consoleRights) tell(desk machineDesk) {
+	for _, text := range r.untold {
+		desk.NoteConsole(text)
+	}
+	if r.beyond > 0 {
+		desk.NoteConsole(fmt.Sprintf("%d more notes of shells were left out, as no site ran for too long", r.beyond))
+	}
+	r.untold, r.beyond = nil, 0
 }

@@ -253,6 +253,31 @@ func TestShellEndsWhenCentralSaysSo(t *testing.T) {
 	}
 }
 
+// TestShellWithoutSite: what a shell was used for while no site ran is told as soon as one does, once, and bounded.
+func TestShellWithoutSite(t *testing.T) {
+	a, desk, people := atConsoles(t, 1)
+	a.heed(siteWith(true))
+	a.setDesk(nil)
+	inShell(t, people[0])
+	people[0].types("exit\n", "help lists the commands> ")
+	if len(desk.notes) != 0 {
+		t.Fatalf("%q", desk.notes)
+	}
+	a.setDesk(desk)
+	a.setDesk(desk)
+	if len(desk.notes) != 2 || !strings.HasPrefix(desk.notes[0], "a shell was opened at console0 (at 20") || !strings.Contains(desk.notes[1], "was left") {
+		t.Errorf("central is told %q", desk.notes)
+	}
+	desk.notes = nil
+	a.setDesk(nil)
+	for range maxUntold + 3 {
+		a.noteShell(&shellSession{"console0"}, "opened", "a shell was opened")
+	}
+	if a.setDesk(desk); len(desk.notes) != maxUntold+1 || !strings.HasPrefix(desk.notes[maxUntold], "3 more notes") {
+		t.Errorf("central is told %q", desk.notes)
+	}
+}
+
 // TestHeadOfTheScreen: organisation and admins stand on the appliance's screen, and what is for clients does not.
 func TestHeadOfTheScreen(t *testing.T) {
 	a, _, people := atConsoles(t, 2)
