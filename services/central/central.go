@@ -133,6 +133,10 @@ type Central struct {
 	decoded decodedDocuments
 	metrics *metrics
 	logins  throttle
+	// recipients are those that appliances say anew.
+	recipients pace
+	// shells are what consoles were used for.
+	shells shells
 	// hashing is of passwords, at 64 MiB each, and reporting of questions for which whole sites are looked at.
 	hashing, reporting turns
 	seen               contacts

@@ -174,6 +174,43 @@ func TestShellIsAudited(t *testing.T) {
 	}
 }
 
+// TestShellsAreBounded: a site does not fill the audit log with shells, not after a restart either, and how many were left out
+// stands there once there is room again. Other sites' are listed.
+func TestShellsAreBounded(t *testing.T) {
+	s := start(t, t.TempDir())
+	s.mustApply(offices)
+	ctx := t.Context()
+	next := 0
+	entries := func(site string, reports, want int) []provisioning.AuditEntry {
+		t.Helper()
+		batch := make([]provisioning.SiteReport, reports)
+		for i := range batch {
+			next++
+			batch[i] = siteReport(next, provisioning.ReportConsoleShell)
+			batch[i].Site, batch[i].Text = site, "a shell was opened at tty1"
+		}
+		if n, err := s.TakeReports(ctx, site, batch); err != nil || n != reports {
+			t.Fatal(n, err)
+		}
+		page, err := s.admin.Audit(ctx, provisioning.AuditFilter{Kind: "Console", Site: site, Limit: 1000})
+		if err != nil || len(page.Entries) != want {
+			t.Fatalf("%d entries, want %d: %v", len(page.Entries), want, err)
+		}
+		return page.Entries
+	}
+	entries("LON", 40, 40)
+	if last := entries("LON", 30, 60)[0]; !strings.Contains(last.After, "more than 60 within an hour") {
+		t.Errorf("%+v", last)
+	}
+	entries("LON", 200, 60)
+	entries("PAR", 1, 1)
+	s.clock.Advance(61 * time.Minute)
+	all := entries("LON", 2, 62)
+	if !strings.Contains(all[1].After, "before it 210 more") || strings.Contains(all[0].After, "more") {
+		t.Errorf("%+v", all[:2])
+	}
+}
+
 // TestInvalidReportsAreSetAside: what can never be taken in keeps nothing else at the branch, and is counted.
 func TestInvalidReportsAreSetAside(t *testing.T) {
 	s := start(t, t.TempDir())

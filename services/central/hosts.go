@@ -28,6 +28,7 @@ func (c *Central) handleHost(w http.ResponseWriter, r *http.Request, site string
 
 // TakeHost takes in what the machine is recognised by that the appliance of a site with that key runs on, in the place of what it
 // said before: no site's appliance makes it a target from then on. Where it says what it said before, nothing is published.
+// It fails with CodeUnavailable where it has said something else a few minutes ago.
 func (c *Central) TakeHost(ctx context.Context, site string, key provisioning.SHA256, h provisioning.Hardware) error {
 	if err := h.Validate(); err != nil {
 		return err

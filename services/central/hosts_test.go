@@ -68,7 +68,16 @@ func TestHosts(t *testing.T) {
 	if got := rule(other, guidOf(8)); got != policy.RuleInfrastructure {
 		t.Error("by its GUID:", got)
 	}
-	// What its machine has no longer is nobody's.
+	// What its machine has no longer is nobody's. But a site whose word goes to and fro makes no snapshot each time.
+	number = s.snapshot("PAR").Number
+	for range 3 {
+		wantCode(t, second.TellHost(ctx, hardware(provisioning.GUID(guidOf(8)), other)), provisioning.CodeUnavailable, "Say it again in 5m0s")
+		tell(second, hardware(provisioning.GUID(guidOf(8)), two))
+	}
+	if got := s.snapshot("PAR").Number; got != number {
+		t.Errorf("snapshot %d after %d", got, number)
+	}
+	s.clock.Advance(5 * time.Minute)
 	tell(second, hardware(provisioning.GUID(guidOf(8)), other))
 	if a, b := rule(two, guidOf(9)), rule(other, guidOf(9)); a != policy.RuleNothing || b != policy.RuleInfrastructure {
 		t.Error(a, b)
@@ -112,6 +121,7 @@ func TestDishonestHosts(t *testing.T) {
 		if err := lon.TellHost(ctx, hardware("", many[i*10:i*10+10]...)); err != nil {
 			t.Fatal(err)
 		}
+		s.clock.Advance(5 * time.Minute)
 	}
 	if got := s.snapshot("PAR").Infrastructure; len(got) != 1 || got[0].Site != "LON" || len(got[0].MACAddresses) != 10 || got[0].MACAddresses[0] != many[20] {
 		t.Errorf("%+v", got)

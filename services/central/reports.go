@@ -156,7 +156,7 @@ func (c *Central) TakeReports(ctx context.Context, site string, reports []provis
 	if err != nil {
 		return 0, err
 	}
-	if err := c.cfg.Store.TakeReports(ctx, c.cfg.Now(), site, fresh, c.shellEntries(ctx, site, fresh)); err != nil {
+	if err := c.storeReports(ctx, site, fresh); err != nil {
 		return 0, err
 	}
 	c.metrics.reports.WithLabelValues(resultDuplicate).Add(float64(known))
@@ -165,23 +165,6 @@ func (c *Central) TakeReports(ctx context.Context, site string, reports []provis
 		c.publishSoon(ctx)
 	}
 	return len(fresh), nil
-}
-
-// shellEntries are what the audit log says of a site's reports, by their ids: that there was a shell at a console of its
-// appliance, for which nobody had to say who they are.
-func (c *Central) shellEntries(ctx context.Context, site string, reports []provisioning.SiteReport) map[string]provisioning.AuditEntry {
-	entries := map[string]provisioning.AuditEntry{}
-	for i := range reports {
-		r := &reports[i]
-		if r.Kind != provisioning.ReportConsoleShell {
-			continue
-		}
-		c.cfg.Log.Warn("a shell at an appliance's console", "site", site, "at", r.At, "what", r.Text)
-		e := c.entry(ctx, "shell", auditConsole, site, site)
-		e.After = fmt.Sprintf("%s: %s\n", r.At.UTC().Format(time.RFC3339), strings.ToValidUTF8(r.Text, "?"))
-		entries[r.ID] = e
-	}
-	return entries
 }
 
 // validReports are those of a site's reports that can be taken in; the others are set aside.

@@ -159,6 +159,11 @@ func (c *Central) noteRecipient(ctx context.Context, site string, certificate pr
 	if err != nil || known.Recipient == recipient {
 		return err
 	}
+	// One after another it would make snapshots with each poll; the branch says it again.
+	if known.Recipient != "" && !c.recipients.may(site, c.cfg.Now()) {
+		c.cfg.Log.Debug("a site's appliance has said only now that secrets are to be encrypted to another recipient", "site", site)
+		return nil
+	}
 	if err := c.cfg.Store.PutRecipient(ctx, certificate, recipient); err != nil {
 		return err
 	}

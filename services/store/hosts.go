@@ -12,8 +12,13 @@ import (
 // keptHosts is how many different machines of each site are kept: those that told of themselves last.
 const keptHosts = 64
 
+// hostPause is how long what an appliance has said of its machine stands before it is taken that it says something else: each time
+// makes snapshots for all sites.
+const hostPause = 5 * time.Minute
+
 // PutHost stores what the appliance of a site with that key says that its machine is recognised by, and reports whether that was
-// news. The same machine with another key, after an enrolment with a blank data disk, is kept once.
+// news. The same machine with another key, after an enrolment with a blank data disk, is kept once. It fails with
+// CodeUnavailable where that key has said something else less than hostPause ago.
 func (s *Store) PutHost(ctx context.Context, site string, key provisioning.SHA256, at time.Time, h provisioning.Hardware) (bool, error) {
 	text, err := encode(h)
 	if err != nil {
@@ -22,11 +27,18 @@ func (s *Store) PutHost(ctx context.Context, site string, key provisioning.SHA25
 	const doing = "store what an appliance is recognised by"
 	known := func(q querier) (same bool, err error) {
 		err = rows(ctx, q, func(r *sql.Rows) error {
-			var old string
-			err := r.Scan(&old)
+			var old, stamped string
+			var told time.Time
+			if err := errors.Join(r.Scan(&old, &stamped), parseStamps(map[*time.Time]string{&told: stamped})); err != nil {
+				return err
+			}
 			same = old == text
-			return err
-		}, `SELECT hardware FROM hosts WHERE site = ? AND key = ?`, site, key)
+			if since := at.Sub(told); !same && since >= 0 && since < hostPause {
+				return provisioning.Errorf(provisioning.CodeUnavailable, "Say it again in "+(hostPause-since).Round(time.Second).String()+".",
+					"the appliance of site %s has said only now that its machine is another one", site)
+			}
+			return nil
+		}, `SELECT hardware, told_at FROM hosts WHERE site = ? AND key = ?`, site, key)
 		return same, err
 	}
 	// Most that is told is known: it holds no writer up.

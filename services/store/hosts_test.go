@@ -41,6 +41,10 @@ func TestHosts(t *testing.T) {
 	if got := listed(); got != "LON[52:54:00:00:00:01] LON[52:54:00:00:00:02] PAR[52:54:00:00:00:01] " {
 		t.Error(got)
 	}
+	if news, err := s.PutHost(ctx, "LON", "b", at.Add(hostPause-time.Second), provisioning.Hardware{}); provisioning.CodeOf(err) != provisioning.CodeUnavailable || news {
+		t.Error(news, err)
+	}
+	at = at.Add(hostPause)
 	put("LON", "c", 2, true) // the same machine with a blank disk
 	put("LON", "a", 3, true)
 	if got := listed(); got != "LON[52:54:00:00:00:03] LON[52:54:00:00:00:02] PAR[52:54:00:00:00:01] " {
