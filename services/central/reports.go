@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"branchpoint/provisioning"
 	"branchpoint/services/central/client"
