@@ -71,7 +71,7 @@ func TestHosts(t *testing.T) {
 	// What its machine has no longer is nobody's. But a site whose word goes to and fro makes no snapshot each time.
 	number = s.snapshot("PAR").Number
 	for range 3 {
-		wantCode(t, second.TellHost(ctx, hardware(provisioning.GUID(guidOf(8)), other)), provisioning.CodeUnavailable, "Say it again in 5m0s")
+		wantCode(t, second.TellHost(ctx, hardware(provisioning.GUID(guidOf(8)), other)), provisioning.CodeUnavailable, "has said only now that its machine is another one")
 		tell(second, hardware(provisioning.GUID(guidOf(8)), two))
 	}
 	if got := s.snapshot("PAR").Number; got != number {
