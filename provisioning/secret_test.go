@@ -64,11 +64,11 @@ spec: {macAddresses: ["52:54:00:00:00:01"], secrets: {Join: "sealed:hunter2", "T
 
 func TestRefers(t *testing.T) {
 	ts := TaskSequence{Spec: TaskSequenceSpec{Steps: []Step{
-		{RunCommandLine: &RunCommandLine{Command: `a %One% "%two%%Three%" 5%x y% %%Not`}},
+		{RunCommandLine: &RunCommandLine{Command: `a %One% "%two%%Three%" %Five%Six% 5%x y% %%Not`}},
 		{ApplyNetworkSettings: &ApplyNetworkSettings{DNS: []string{"%Four%"}}},
 	}}}
 	got := slices.Sorted(maps.Keys(ts.Refers()))
-	for _, want := range []string{"ONE", "TWO", "THREE", "FOUR"} {
+	for _, want := range []string{"ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%s is missing in %v", want, got)
 		}
@@ -123,7 +123,11 @@ spec: {taskSequence: join, computers: [desk-1], purpose: required}
 	if !slices.Equal(all, want) {
 		t.Errorf("got %v", all)
 	}
+	mine := s.Collections[slices.IndexFunc(s.Collections, func(c Collection) bool { return c.Name == "mine" })].Spec.Secrets
 	s.BlankSecrets()
+	if len(mine) != 1 || slices.Collect(maps.Values(mine))[0] != "sealed:BBBB" {
+		t.Errorf("what the snapshot shares with others was changed: %v", mine)
+	}
 	for _, x := range s.AllSecrets() {
 		if x.Value != "" {
 			t.Errorf("%s stays", x.Place)

@@ -135,6 +135,13 @@ func TestFailSafe(t *testing.T) {
 			if d.Rule() != c.rule || !found || (d.Action == Boot) != (c.rule == RuleRequired) {
 				t.Errorf("got rule %q, want %q with %q\n%s", d.Rule(), c.rule, c.reason, strings.Join(d.Lines(), "\n"))
 			}
+			// What is withheld is not handed out either, whoever asks for it.
+			if p, err := Compile(s); err == nil && len(s.TaskSequences) > 0 && len(s.TaskSequences[0].Spec.Secrets) > 0 {
+				given, err := p.Secrets(c.machine, d.Computer, "install", h)
+				if (d.Action == Boot) != (len(given) == 1) || (d.Action == Boot) != (err == nil) {
+					t.Errorf("secrets %v, %v", given, err)
+				}
+			}
 		})
 	}
 }

@@ -37,6 +37,10 @@ func TestMask(t *testing.T) {
 	if err.Error() != "join with (secret): context canceled" || provisioning.CodeOf(err) != provisioning.CodeForbidden || provisioning.NextOf(err) != "Do not say (secret)." {
 		t.Errorf("error %v, %s", err, provisioning.NextOf(err))
 	}
+	err = m.Err(provisioning.Errorf(provisioning.CodeForbidden, "Do not say hunter2.", "join"))
+	if err.Error() != "join" || provisioning.NextOf(err) != "Do not say (secret)." {
+		t.Errorf("error %v, %s", err, provisioning.NextOf(err))
+	}
 	if plain := fmt.Errorf("wait: %w", context.Canceled); m.Err(plain) != plain || m.Err(nil) != nil {
 		t.Error("an error without a secret was changed")
 	}

@@ -109,6 +109,8 @@ func FuzzFirmwareTexts(f *testing.F) {
 		"", "Hospital", `"`, `\`, `\"`, `"; reboot #`, "${net0/mac}", "$(reboot)", "`reboot`", "a\nreboot", "a\r\nreboot\r\n", "}\nmenuentry x {", "|| reboot", "&& reboot",
 		"; reboot", "# x", "--gap", "-n", "--", "- - -", "\x00\x01\x7f\x9b", "\u2028reboot", "\u202ereboot", "＄｛x｝", "﹩{x}", "＂; reboot", "＼", "；reboot", "｜｜ reboot",
 		"＆＆ reboot", "＃", "－－gap", "病院 reboot", strings.Repeat("ﷺ", 200), strings.Repeat("\"$", 100), strings.Repeat("x", 200), "a\u0301\u0301", "\xff\xfe",
+		// What becomes longer, and what begins a line once it is broken.
+		strings.Repeat("ﬃ", 200), strings.Repeat("ﬃ ", 100), strings.Repeat("x", textWidth-2) + " --gap", strings.Repeat("x", textWidth-2) + " -n # x",
 	} {
 		f.Add(s, "Welcome", "Help", "Jo")
 		f.Add("Hospital", s, s, s)
