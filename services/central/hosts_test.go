@@ -164,7 +164,6 @@ func TestForgetHost(t *testing.T) {
 	if _, err := s.admin.Clear(ctx, client.ClearRequest{Computers: []string{"desk-2"}}); err != nil {
 		t.Error(err)
 	}
-	s.mustApply("apiVersion: branchpoint/v1\nkind: Advertisement\nmetadata: {name: again}\nspec: {taskSequence: install, computers: [desk-2], purpose: required, rerun: always}\n")
 	key := all[0].Fingerprint
 	// Who is limited to a site sees its own, and desk-2 is none of that.
 	if seen := listed(boss); len(seen) != 1 || seen[0].Fingerprint != key || seen[0].Computers != nil {
@@ -180,6 +179,12 @@ func TestForgetHost(t *testing.T) {
 	wantCode(t, boss.ForgetHost(ctx, "LON", key, "1"), provisioning.CodeForbidden, "")
 	wantCode(t, s.admin.ForgetHost(ctx, "PAR", key, ""), provisioning.CodeNotFound, "no appliance of site")
 	wantCode(t, s.admin.ForgetHost(ctx, "LON", "", ""), provisioning.CodeNotFound, "")
+	// However few they are, and whatever is done unasked elsewhere.
+	if _, err := s.admin.PutSettings(ctx, client.SettingsRequest{Settings: client.Settings{WipesUnconfirmed: 10}, Confirm: "10"}); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, s.admin.ForgetHost(ctx, "LON", key, ""), provisioning.CodeConflict, "1 computer: desk-2")
+	s.mustApply("apiVersion: branchpoint/v1\nkind: Advertisement\nmetadata: {name: again}\nspec: {taskSequence: install, computers: [desk-2], purpose: required, rerun: always}\n")
 	wantCode(t, s.admin.ForgetHost(ctx, "LON", key, ""), provisioning.CodeConflict, "1 computer: desk-2; at each boot by again")
 	if all := listed(s.admin); len(all) != 2 {
 		t.Errorf("%+v", all)

@@ -149,6 +149,9 @@ func TestSecretsAreSealed(t *testing.T) {
 		"kind":     "apiVersion: branchpoint/v1\nkind: Collection\nmetadata: {name: desk-1}\nspec: {secrets: {JoinPassword: \"" + sealed + "\"}}\n",
 		"bytes":    strings.Replace(first, sealed, sealed[:20]+"AAAA"+sealed[24:], 1),
 		"nothing":  strings.Replace(first, sealed, provisioning.SealedPrefix, 1),
+		// One value has one form: neither with bits that mean nothing, nor with a line break between.
+		"bits":  strings.Replace(first, sealed, sealed[:len(sealed)-1]+string(sealed[len(sealed)-1]+1), 1),
+		"break": strings.Replace(first, sealed, sealed[:20]+`\n`+sealed[20:], 1),
 	} {
 		_, err := s.apply(text)
 		wantCode(t, err, provisioning.CodeInvalid, "sealed for another document")
