@@ -13,17 +13,7 @@ import (
 // Endorsement returns the public area (TPMT_PUBLIC) of the endorsement key, by which its maker and others know the TPM, made by the
 // TCG's template L-1 (RSA 2048); and the name of the storage root key, which is in the same TPM. It fails as Seal does.
 func (t *TPM) Endorsement(ctx context.Context) (key, name []byte, err error) {
-	key, err = t.do(ctx, func(c transport.TPM) ([]byte, error) {
-		root, err := loadRoot(c)
-		if err != nil {
-			return nil, err
-		}
-		defer root.flush(c)
-		ek, err := loadEndorsement(c)
-		if err != nil {
-			return nil, err
-		}
-		defer flush(c, ek.ObjectHandle)
+	key, err = t.withBoth(ctx, func(_ transport.TPM, root *storageRoot, ek *tpm2.CreatePrimaryResponse) ([]byte, error) {
 		name = root.name.Buffer
 		public, err := ek.OutPublic.Contents()
 		if err != nil {
@@ -41,17 +31,7 @@ func (t *TPM) Endorsement(ctx context.Context) (key, name []byte, err error) {
 // a TPMS_ID_OBJECT, secret a TPM2B_ENCRYPTED_SECRET, without their sizes. It fails with CodeForbidden where they are for
 // another TPM or damaged, and else as Seal does.
 func (t *TPM) Activate(ctx context.Context, credential, secret []byte) ([]byte, error) {
-	return t.do(ctx, func(c transport.TPM) ([]byte, error) {
-		root, err := loadRoot(c)
-		if err != nil {
-			return nil, err
-		}
-		defer root.flush(c)
-		ek, err := loadEndorsement(c)
-		if err != nil {
-			return nil, err
-		}
-		defer flush(c, ek.ObjectHandle)
+	return t.withBoth(ctx, func(c transport.TPM, root *storageRoot, ek *tpm2.CreatePrimaryResponse) ([]byte, error) {
 		r, err := tpm2.ActivateCredential{
 			ActivateHandle: tpm2.AuthHandle{Handle: root.handle, Name: root.name, Auth: tpm2.PasswordAuth(nil)},
 			KeyHandle:      tpm2.AuthHandle{Handle: ek.ObjectHandle, Name: ek.Name, Auth: tpm2.Policy(tpm2.TPMAlgSHA256, 16, byEndorsement)},
@@ -65,6 +45,23 @@ func (t *TPM) Activate(ctx context.Context, credential, secret []byte) ([]byte, 
 			return nil, fmt.Errorf("open a challenge: %w", err)
 		}
 		return r.CertInfo.Buffer, nil
+	})
+}
+
+// withBoth lets f speak with the chip while the storage root key and the endorsement key are loaded.
+func (t *TPM) withBoth(ctx context.Context, f func(transport.TPM, *storageRoot, *tpm2.CreatePrimaryResponse) ([]byte, error)) ([]byte, error) {
+	return t.do(ctx, func(c transport.TPM) ([]byte, error) {
+		root, err := loadRoot(c)
+		if err != nil {
+			return nil, err
+		}
+		defer root.flush(c)
+		ek, err := loadEndorsement(c)
+		if err != nil {
+			return nil, err
+		}
+		defer flush(c, ek.ObjectHandle)
+		return f(c, root, ek)
 	})
 }
 
