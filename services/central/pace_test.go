@@ -14,9 +14,14 @@ func TestPace(t *testing.T) {
 		after time.Duration
 		may   bool
 	}{
-		{"LON", 0, true}, {"LON", 0, false}, {"PAR", 0, true},
-		{"LON", pause - time.Nanosecond, false}, {"LON", pause, true}, {"LON", pause + time.Second, false},
-		{"LON", -time.Hour, true}, {"LON", -time.Hour + time.Second, false},
+		{"LON", 0, true},
+		{"LON", 0, false},
+		{"PAR", 0, true},
+		{"LON", pause - time.Nanosecond, false},
+		{"LON", pause, true},
+		{"LON", pause + time.Second, false},
+		{"LON", -time.Hour, true},
+		{"LON", -time.Hour + time.Second, false},
 	} {
 		if got := p.may(c.site, noon.Add(c.after)); got != c.may {
 			t.Errorf("%d: %s after %s: %t", i, c.site, c.after, got)
